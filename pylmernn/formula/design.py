@@ -1,0 +1,290 @@
+"""The waist of the package: plain arrays and names of one model, whichever language they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int32]
+
+
+class DesignError(ValueError):
+    """Input that does not make a mixed model; the message names the term, column or level and what to do."""
+
+
+@dataclass(frozen=True)
+class RandomTerm:
+    """One bar ``(expr | group)``.
+
+    Attributes
+    ----------
+    group : str
+        Label of the grouping factor, ``"Subject"`` or ``"batch:cask"``.
+    codes : ndarray of int32, shape (n,)
+        Level of each row, 0 to q - 1.
+    levels : ndarray of str, shape (q,)
+        Names of the levels; every level occurs in ``codes``.
+    columns : ndarray of float64, shape (n, d)
+        Model matrix of the expression left of the bar.
+    column_names : tuple of str, length d
+        Names of those columns, ``"(Intercept)"`` first where there is one.
+    covariance : str
+        A name in the registry of :mod:`pylmernn.covariance`: ``"us"`` or ``"diag"``.
+    label : str
+        The term as the user wrote it, for messages.
+    """
+
+    group: str
+    codes: IntArray
+    levels: NDArray[Any]
+    columns: FloatArray
+    column_names: tuple[str, ...]
+    covariance: str = "us"
+    label: str = ""
+
+    @property
+    def n_levels(self) -> int:
+        """Number of levels, q."""
+        return len(self.levels)
+
+    @property
+    def width(self) -> int:
+        """Number of columns, d."""
+        return self.columns.shape[1]
+
+
+@dataclass(frozen=True)
+class Design:
+    """All arrays of one linear mixed model, ``y = offset + X beta + sum_k Z_k b_k + e``.
+
+    Attributes
+    ----------
+    y : ndarray of float64, shape (n,)
+    X : ndarray of float64, shape (n, p)
+        Full column rank once :func:`make_design` returned.
+    fixed_names : tuple of str, length p
+    random : tuple of RandomTerm
+        In lme4's order: decreasing number of levels.
+    weights : ndarray of float64, shape (n,), or None
+        Prior weights: ``Var(e_i) = sigma^2 / weights_i``.
+    offset : ndarray of float64, shape (n,), or None
+    dropped : tuple of str
+        Names of fixed-effect columns left out because X was rank deficient.
+    dropped_at : tuple of int
+        Their positions among all the columns, so that ``fixef(add_dropped=True)`` can put them back.
+    response : str
+        The response as written.
+    """
+
+    y: FloatArray
+    X: FloatArray
+    fixed_names: tuple[str, ...]
+    random: tuple[RandomTerm, ...]
+    weights: FloatArray | None = None
+    offset: FloatArray | None = None
+    dropped: tuple[str, ...] = ()
+    dropped_at: tuple[int, ...] = ()
+    response: str = "y"
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.y)
+
+    @property
+    def p(self) -> int:
+        """Number of fixed-effect columns."""
+        return self.X.shape[1]
+
+    def with_response(self, y: FloatArray) -> Design:
+        """The same design with another response, for refit and simulation."""
+        y = np.ascontiguousarray(y, dtype=np.float64)
+        if y.shape != self.y.shape:
+            raise DesignError(f"the new response has {y.shape} values but the model has {self.n} rows.")
+        check_response(y, self.response)
+        return dataclasses.replace(self, y=y)
+
+
+@dataclass(frozen=True)
+class NewTerm:
+    """One random term for new rows: ``codes`` (m,) int32 with -1 for a level the fit has not seen, ``columns`` (m, d),
+    ``unseen``: the unseen level names (shortened list, for messages)."""
+
+    codes: IntArray
+    columns: FloatArray
+    unseen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """New data in the columns of a fit: what ``predict`` and ``simulate`` need.
+
+    Attributes
+    ----------
+    X : ndarray, shape (m, p); columns dropped from the fit are dropped here too
+    offset : ndarray, shape (m,)
+    random : tuple of NewTerm, in the order of ``Design.random``
+    row_names : ndarray of the m row labels (a pandas index in Python)
+    """
+
+    X: FloatArray
+    offset: FloatArray
+    random: tuple[NewTerm, ...]
+    row_names: Any = None
+
+
+def check_response(y: FloatArray, name: str = "y") -> None:
+    """Raise DesignError where a response is empty, infinite or constant."""
+    if len(y) == 0:
+        raise DesignError(f"no rows are left for the response '{name}' after missing values were removed.")
+    bad = np.flatnonzero(~np.isfinite(y))
+    if len(bad):
+        raise DesignError(f"the response '{name}' has {len(bad)} infinite or missing values (first in row {bad[0] + 1}).")
+    if y.min() == y.max():
+        raise DesignError(f"the response '{name}' is constant: there is no variance to explain.")
+
+
+def make_design(
+    y: FloatArray,
+    X: FloatArray,
+    fixed_names: Sequence[str],
+    random: Sequence[RandomTerm],
+    weights: FloatArray | None = None,
+    offset: FloatArray | None = None,
+    response: str = "y",
+) -> Design:
+    """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
+
+    Parameters
+    ----------
+    y : array, shape (n,)
+    X : array, shape (n, p)
+    fixed_names : p names
+    random : terms in the order of the formula
+    weights, offset : arrays of shape (n,), optional
+    response : str
+        How the response is called in messages.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    DesignError
+        For a response, weights, offset, predictor or grouping factor that no linear mixed model can take.
+    """
+    y = np.ascontiguousarray(y, dtype=np.float64)
+    check_response(y, response)
+    _check_weights(weights, len(y))
+    _check_finite_columns(X, fixed_names, "fixed effect")
+    if offset is not None and not np.isfinite(offset).all():
+        raise DesignError("the offset has infinite or missing values: remove those rows.")
+    for term in random:
+        _check_term(term, len(y))
+    kept = independent_columns(X)
+    dropped = tuple(j for j in range(X.shape[1]) if j not in set(kept))
+    return Design(
+        y=y,
+        X=X[:, kept] if dropped else X,
+        fixed_names=tuple(fixed_names[j] for j in kept),
+        random=lme4_order(random),
+        weights=weights,
+        offset=offset,
+        dropped=tuple(fixed_names[j] for j in dropped),
+        dropped_at=dropped,
+        response=response,
+    )
+
+
+def lme4_order(random: Sequence[RandomTerm]) -> tuple[RandomTerm, ...]:
+    """Terms by decreasing number of levels; where that changes the order, lme4 also reverses ties."""
+    sizes = np.array([term.n_levels for term in random])
+    if not (np.diff(sizes) > 0).any():
+        return tuple(random)
+    return tuple(random[i] for i in np.argsort(sizes, kind="stable")[::-1])
+
+
+def _check_weights(weights: FloatArray | None, n: int) -> None:
+    if weights is None:
+        return
+    if len(weights) != n:
+        raise DesignError(f"weights has {len(weights)} values but the model has {n} rows.")
+    missing = int(np.isnan(weights).sum())
+    if missing:
+        raise DesignError(f"weights has {missing} missing values: give every row a weight.")
+    if not np.isfinite(weights).all():
+        raise DesignError("weights has infinite values: give every row a finite weight.")
+    if (weights < 0).any():
+        raise DesignError(f"weights has {int((weights < 0).sum())} negative values: weights must be positive.")
+    if (weights == 0).any():
+        raise DesignError(f"weights has {int((weights == 0).sum())} zeros: leave those rows out with subset.")
+
+
+def _check_finite_columns(columns: FloatArray, names: Sequence[str], what: str) -> None:
+    if np.isfinite(columns.sum()):  # one pass; a sum of finite numbers overflows only where a fit is hopeless too
+        return
+    for j, name in enumerate(names):
+        bad = np.flatnonzero(~np.isfinite(columns[:, j]))
+        if len(bad):
+            raise DesignError(f"the {what} '{name}' has {len(bad)} infinite values (first in row {bad[0] + 1}).")
+
+
+def _check_term(term: RandomTerm, n: int) -> None:
+    label = term.label or term.group
+    q = term.n_levels
+    if q < 2:
+        raise DesignError(f"the grouping factor '{term.group}' of {label} has {q} level: it needs at least 2.")
+    if q >= n:
+        raise DesignError(
+            f"the grouping factor '{term.group}' of {label} has {q} levels in {n} rows: with one row a level its "
+            "effects cannot be told from the residuals."
+        )
+    if q * term.width >= n and term.covariance == "us":
+        raise DesignError(
+            f"the term {label} has {q * term.width} random effects (levels times columns) in {n} rows, so its "
+            "variances and the residual variance are unidentifiable: drop columns left of the bar."
+        )
+    _check_finite_columns(term.columns, term.column_names, f"column of {label}")
+
+
+def independent_columns(X: FloatArray, tolerance: float = 1e-7) -> list[int]:
+    """Columns that are no linear combination of those before them, as R's pivoting QR keeps them.
+
+    Parameters
+    ----------
+    X : array, shape (n, p)
+    tolerance : float
+        A column is dependent when what is left of it, after projection on the kept ones, is shorter than this share of
+        its length (R's ``qr(tol = 1e-7)``).
+
+    Returns
+    -------
+    list of int, increasing
+    """
+    p = X.shape[1]
+    lengths = np.sqrt(np.einsum("ij,ij->j", X, X))
+    if (lengths > 0).all() and p:
+        gram = (X.T @ X) / np.outer(lengths, lengths)
+        try:  # the squared pivots of a Cholesky factor are good to about 1e-15: decide here only what is clear
+            if (np.diagonal(np.linalg.cholesky(gram)) > 1e-4).all():
+                return list(range(p))
+        except np.linalg.LinAlgError:
+            pass
+    kept: list[int] = []
+    basis = np.empty((X.shape[0], 0))
+    for j in range(p):
+        rest = X[:, j] / (lengths[j] or 1.0)
+        for _ in range(2):  # twice is enough for orthogonality to working precision
+            rest = rest - basis @ (basis.T @ rest)
+        left = float(np.linalg.norm(rest))
+        if left > tolerance:
+            kept.append(j)
+            basis = np.column_stack([basis, rest / left])
+    return kept
