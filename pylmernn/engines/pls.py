@@ -1,0 +1,323 @@
+"""Penalized least squares: the profiled objective of a linear mixed model, its exact gradient and its curvature.
+
+The notation is that of Bates et al. (2015), section 3: for relative covariance factors Lambda,
+
+    -2 log L  = log|L|^2 + n [1 + log(2 pi r^2 / n)]
+    REML      = log|L|^2 + log|R_X|^2 + (n - p) [1 + log(2 pi r^2 / (n - p))]
+
+with ``L L' = Lambda' Z' W Z Lambda + I`` and r^2 the penalized weighted residual sum of squares. Everything is computed
+from cross-products (:mod:`pylmernn.linalg.crossproducts`): the largest factor is eliminated level by level, what
+remains is factored by :mod:`pylmernn.linalg.rest`.
+
+The gradient in a template Lambda_k is ``2 (E_k - c w_k / r^2) Lambda_k`` with ``E_k`` the sum over levels of the diagonal
+blocks of ``Z' P Z`` (``V^-1`` for P under ML), ``w_k`` that of ``(Z' P y)(Z' P y)'`` and c = n - p (n). Its curvature is
+approximated by average information (Gilmour, Thompson & Cullis 1995), profiled over sigma^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from pylmernn.linalg.crossproducts import CrossProducts
+from pylmernn.linalg.rest import RestFactor, rest_factor
+from pylmernn.linalg.schur import RestLevels, SchurMap, schur_map
+from pylmernn.linalg.smallblocks import multiply_blocks, shrinkage_blocks, sum_outer
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One entry of theta: it stands in ``templates[block][row, column]``."""
+
+    block: int
+    row: int
+    column: int
+
+
+class Elimination(Protocol):
+    """The factored random effects at one theta."""
+
+    log_determinant: float
+
+    def modes(self, T: Columns) -> Columns: ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """m columns with one entry for each random effect: the eliminated factor (d, m, q) and the rest (q_r, m)."""
+
+    first: FloatArray
+    rest: FloatArray
+
+    @property
+    def m(self) -> int:
+        """Number of columns."""
+        return self.first.shape[1]
+
+    def __sub__(self, other: Columns) -> Columns:
+        return Columns(self.first - other.first, self.rest - other.rest)
+
+    def combine(self, W: FloatArray) -> Columns:
+        """The columns times W (m, j)."""
+        return Columns(np.ascontiguousarray(W.T @ self.first), self.rest @ W)
+
+    def dot(self, other: Columns) -> FloatArray:
+        """Inner products (m, m') of the columns of both."""
+        first = np.einsum("smq,snq->mn", self.first, other.first, optimize=True) if self.first.size else 0.0
+        return np.asarray(first + self.rest.T @ other.rest)
+
+
+class System:
+    """The cross-products of one model arranged for elimination; built once, evaluated at many theta.
+
+    Parameters
+    ----------
+    products : CrossProducts
+        Of grouping factors in the order in which ``templates`` will come; the first is eliminated.
+    """
+
+    def __init__(self, products: CrossProducts) -> None:
+        self.products = products
+        self.A = products.ZZ[0]
+        self.d, _, self.q = self.A.shape
+        self.n, self.p = products.n, len(products.RR) - 1
+        rest = range(1, len(products.ZZ))
+        self.levels = RestLevels(
+            widths=tuple(products.ZZ[k].shape[0] for k in rest), sizes=tuple(products.ZZ[k].shape[2] for k in rest)
+        )
+        self.R = Columns(products.ZR[0], _stack_level_major([products.ZR[k] for k in rest], self.p + 1))
+        self.C: sp.csr_array | None = None
+        if len(rest):
+            self.C = sp.vstack([products.cross[0, k] for k in rest], format="csr")
+            self.A_rr = _rest_products(products)
+            self.schur: SchurMap = schur_map(self.A, self.C, self.A_rr, self.levels)
+            self.factor: RestFactor = rest_factor(self.schur)
+
+    def multiply(self, B: Columns) -> Columns:
+        """``Z' W Z B``."""
+        first = multiply_blocks(self.A, B.first)
+        if self.C is None:
+            return Columns(first, B.rest)
+        C_transposed_rest = (self.C.T @ B.rest).reshape(self.d, self.q, -1).transpose(0, 2, 1)
+        return Columns(first + C_transposed_rest, self.C @ self._flat(B.first) + self.A_rr @ B.rest)
+
+    def _flat(self, first: FloatArray) -> FloatArray:
+        return first.transpose(0, 2, 1).reshape(self.d * self.q, -1)
+
+
+class DirectElimination:
+    """Exact factorization of the random effects at templates Lambda.
+
+    Parameters
+    ----------
+    system : System
+    templates : sequence of ndarray, shape (d_k, d_k)
+    """
+
+    def __init__(self, system: System, templates: Sequence[FloatArray]) -> None:
+        self.system, self.templates = system, templates
+        self.G, self.log_determinant = shrinkage_blocks(system.A, templates[0])
+        if system.C is not None:
+            cells = system.schur.scale(templates[1:], system.schur.cells(self.G), transpose=True)
+            self.log_determinant += system.factor.factor(cells)
+
+    def modes(self, T: Columns) -> Columns:
+        """``Omega (Z'WZ Omega + I)^-1 T``, Omega = Lambda Lambda': conditional modes for ``T = Z'W(y - X beta)``."""
+        s = multiply_blocks(self.G, T.first)
+        system = self.system
+        if system.C is None:
+            return Columns(s, T.rest)
+        levels = system.levels
+        right = T.rest - system.C @ system._flat(s)
+        half = system.factor.solve(levels.multiply(self.templates[1:], right, transpose=True))
+        rest = levels.multiply(self.templates[1:], half)
+        back = (system.C.T @ rest).reshape(system.d, system.q, -1).transpose(0, 2, 1)
+        return Columns(s - multiply_blocks(self.G, back), rest)
+
+    def information(self) -> list[FloatArray]:
+        """``sum_j [Z' V^-1 Z]_jj`` of each factor, (d_k, d_k). The factor is spent afterwards."""
+        system, A = self.system, self.system.A
+        D = -multiply_blocks(A, self.G)  # D = I - A G, so that Z_0' V_0^-1 Z_0 = D A
+        for s in range(system.d):
+            D[s, s] += 1.0
+        first = multiply_blocks(D, A).sum(axis=2)
+        if system.C is None:
+            return [first]
+        schur = system.schur
+        inverse = system.factor.inverse_cells()
+        Q = schur.transposed(schur.scale(self.templates[1:], inverse, transpose=False))
+        D_class = D[:, :, schur.first]
+        first = first - sum_outer(multiply_blocks(D_class, Q), D_class)
+        out = [first]
+        for k, (total, q_k) in enumerate(zip(self._inverse_blocks(inverse), system.levels.sizes, strict=True)):
+            Lambda = self.templates[k + 1]
+            left = np.linalg.solve(Lambda.T, q_k * np.eye(len(Lambda)) - total)
+            out.append(np.linalg.solve(Lambda.T, left.T))
+        return out
+
+    def _inverse_blocks(self, inverse: FloatArray) -> list[FloatArray]:
+        """Sums over levels of the diagonal blocks of ``M^-1``, one (d_k, d_k) a factor."""
+        schur = self.system.schur
+        own = schur.multiplicity == 1.0
+        inner = schur.levels.column_in_level()
+        rows, columns = schur.rows[own], schur.columns[own]
+        factor = np.searchsorted(schur.levels.offsets, rows, side="right") - 1
+        out = []
+        for k, d in enumerate(schur.levels.widths):
+            mine = factor == k
+            cell = inner[rows[mine]] * d + inner[columns[mine]]
+            out.append(np.bincount(cell, weights=inverse[own][mine], minlength=d * d).reshape(d, d))
+        return out
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The least-squares answers at one theta.
+
+    Attributes
+    ----------
+    objective, ldL2, ldRX2, pwrss : float
+    beta : ndarray, shape (p,)
+    RX : ndarray, shape (p, p), lower triangular with ``RX RX' = X' V^-1 X``
+    b : Columns of one column, the conditional modes
+    score : Columns of one column, ``Z' V^-1 (y - X beta)``
+    ZVX : Columns of p columns, ``Z' V^-1 X``
+    """
+
+    objective: float
+    ldL2: float
+    ldRX2: float
+    pwrss: float
+    beta: FloatArray
+    RX: FloatArray
+    b: Columns
+    score: Columns
+    ZVX: Columns
+
+
+def solve(system: System, elimination: Elimination, REML: bool, with_score: bool = True) -> Solution:
+    """Fixed effects, conditional modes and the objective (Bates et al. 2015, eq. 33 to 41)."""
+    n, p = system.n, system.p
+    modes = elimination.modes(system.R)
+    V = system.products.RR - system.R.dot(modes)
+    RX = np.linalg.cholesky(V[:p, :p])
+    beta = np.linalg.solve(RX.T, np.linalg.solve(RX, V[:p, p]))
+    pwrss = float(V[p, p] - V[:p, p] @ beta)
+    if not pwrss > 0:
+        raise np.linalg.LinAlgError("the residual sum of squares is not positive")
+    ldRX2 = float(2.0 * np.log(np.diagonal(RX)).sum())
+    df = n - p if REML else n
+    objective = elimination.log_determinant + df * (1.0 + np.log(2.0 * np.pi * pwrss / df))
+    objective += (ldRX2 if REML else 0.0) - system.products.sum_log_weights
+    residual = np.append(-beta, 1.0)[:, None]
+    b = modes.combine(residual)
+    if with_score:
+        projected = system.R - system.multiply(modes)
+        score, ZVX = projected.combine(residual), projected.combine(np.eye(p + 1)[:, :p])
+    else:
+        score, ZVX = b, b
+    return Solution(float(objective), elimination.log_determinant, ldRX2, pwrss, beta, RX, b, score, ZVX)
+
+
+def derivatives(
+    system: System, elimination: DirectElimination, at: Solution, parameters: Sequence[Parameter], REML: bool
+) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
+    """Gradient (m,) and average-information Hessian (m, m) in theta, and the gradients in the templates' products.
+
+    The third value holds, for each factor, the symmetric (d_k, d_k) derivative of the objective in
+    ``Lambda_k Lambda_k'``, whose diagonal decides on which side of zero a variance wants to be.
+    """
+    df = system.n - system.p if REML else system.n
+    templates = elimination.templates
+    directions = _directions(system, at.score, templates, parameters)
+    H = _average_information(system, elimination, at, directions, df, REML)
+    scores = _factors(system, at.score)
+    information = elimination.information()
+    slopes = []
+    for k, (E, v) in enumerate(zip(information, scores, strict=True)):
+        if REML:
+            W = np.linalg.solve(at.RX, _factors(system, at.ZVX)[k])  # (d, p, q): columns of Z'V^-1 X RX^-T
+            E = E - sum_outer(W, W)
+        slopes.append(E - df / at.pwrss * sum_outer(v, v))
+    gradient = np.array([2.0 * slopes[a.block][a.row] @ templates[a.block][:, a.column] for a in parameters])
+    for i, a in enumerate(parameters):
+        for j, c in enumerate(parameters):
+            if a.block == c.block and a.column == c.column:
+                H[i, j] += 2.0 * slopes[a.block][a.row, c.row]
+    return gradient, H, slopes
+
+
+def _directions(
+    system: System, score: Columns, templates: Sequence[FloatArray], parameters: Sequence[Parameter]
+) -> Columns:
+    """``(d Omega / d theta_a) score`` for every parameter, as m columns."""
+    factors = _factors(system, score)
+    out = [np.zeros((v.shape[0], len(parameters), v.shape[2])) for v in factors]
+    for i, a in enumerate(parameters):
+        v, column = factors[a.block][:, 0], templates[a.block][:, a.column]
+        out[a.block][a.row, i] += column @ v
+        out[a.block][:, i] += np.outer(column, v[a.row])
+    return Columns(out[0], _stack_level_major(out[1:], len(parameters)))
+
+
+def _average_information(
+    system: System, elimination: Elimination, at: Solution, e: Columns, df: int, REML: bool
+) -> FloatArray:
+    """``(df / r^2) (e' Z'PZ e - q q' / r^2)`` with ``q_a = score' e_a``: see the module's notes."""
+    t = system.multiply(e)
+    information = e.dot(t) - t.dot(elimination.modes(t))
+    if REML:
+        W = np.linalg.solve(at.RX, at.ZVX.dot(e))
+        information = information - W.T @ W
+    q = at.score.dot(e)[0]
+    H = df / at.pwrss * (information - np.outer(q, q) / at.pwrss)
+    return np.asarray(0.5 * (H + H.T))
+
+
+def _factors(system: System, columns: Columns) -> list[FloatArray]:
+    """The columns factor by factor, each (d_k, m, q_k)."""
+    out = [columns.first]
+    offsets = system.levels.offsets
+    for k, (d, q) in enumerate(zip(system.levels.widths, system.levels.sizes, strict=True)):
+        part = columns.rest[offsets[k] : offsets[k + 1]].reshape(q, d, -1)
+        out.append(np.ascontiguousarray(part.transpose(1, 2, 0)))
+    return out
+
+
+def _stack_level_major(parts: Sequence[FloatArray], m: int) -> FloatArray:
+    """(d_k, m, q_k) arrays as one (sum q_k d_k, m), level by level."""
+    if not parts:
+        return np.empty((0, m))
+    return np.concatenate([part.transpose(2, 0, 1).reshape(-1, m) for part in parts])
+
+
+def _rest_products(products: CrossProducts) -> sp.csr_array:
+    """``Z_r' Z_r`` of the factors after the first, (q_r, q_r), level-major."""
+    rest = list(range(1, len(products.ZZ)))
+    grid: list[list[sp.sparray | None]] = [[None] * len(rest) for _ in rest]
+    for i, k in enumerate(rest):
+        grid[i][i] = _block_diagonal(products.ZZ[k])
+        for j, m in enumerate(rest[i + 1 :], start=i + 1):
+            d, q = products.ZZ[k].shape[1:]
+            table = products.cross[k, m].tocoo()  # its columns are (column, level): make them (level, column)
+            column = (table.col % q) * d + table.col // q
+            level_major = sp.coo_array((table.data, (table.row, column)), shape=table.shape).tocsr()
+            grid[j][i], grid[i][j] = level_major, level_major.T
+    return sp.block_array(grid, format="csr")
+
+
+def _block_diagonal(blocks: FloatArray) -> sp.csr_array:
+    """(d, d, q) blocks as one sparse matrix, zeros inside the blocks kept."""
+    d, _, q = blocks.shape
+    columns = np.arange(q * d).reshape(q, 1, d).repeat(d, axis=1)
+    return sp.csr_array(
+        (np.ascontiguousarray(blocks.transpose(2, 0, 1)).ravel(), columns.ravel(), np.arange(0, q * d * d + 1, d)),
+        shape=(q * d, q * d),
+    )
