@@ -236,8 +236,8 @@ def _merged_pairs(
     """Sums of ``C_aj C_bj`` over the levels j of a class: one sparse product with columns (b, class)."""
     q_r, q = C.shape
     by_level = C.tocsc()
-    level = np.repeat(np.arange(q), np.diff(by_level.indptr))
-    wide = by_level.indices.astype(np.int64) * n_classes + classes[level]
+    eliminated = np.repeat(np.arange(q), np.diff(by_level.indptr))
+    wide = by_level.indices.astype(np.int64) * n_classes + classes[eliminated]
     spread = sp.csr_array((by_level.data, wide, by_level.indptr.astype(np.int64)), shape=(q, q_r * n_classes))
     product = (C @ spread).tocsr()
     product.sort_indices()
@@ -274,16 +274,3 @@ def _pairs(
     rows, columns, index, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, columns, index, values
 
-
-def quadratic_by_level(K: FloatArray, C: sp.csr_array, d: int, q: int) -> FloatArray:
-    """``C_j' K C_j`` of every level, (d, d, q), for a dense symmetric K (q_r, q_r); some hundred levels at a time."""
-    Q = np.empty((d, d, q))
-    by_column = C.tocsc()
-    for start in range(0, q, 512):
-        levels = slice(start, min(start + 512, q))
-        parts = [by_column[:, s * q + levels.start : s * q + levels.stop] for s in range(d)]
-        for t in range(d):
-            KC = K @ parts[t].toarray()
-            for s in range(d):
-                Q[s, t, levels] = np.asarray(parts[s].multiply(KC).sum(axis=0)).ravel()
-    return Q
