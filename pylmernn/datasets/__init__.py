@@ -1,0 +1,96 @@
+"""The few small data sets that examples use, with the column types they have in R."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+_FOLDER = Path(__file__).parent / "data"
+
+
+def names() -> list[str]:
+    """Names of the data sets that :func:`load` knows.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> "sleepstudy" in names()
+    True
+    """
+    return sorted(_column_types(_FOLDER))
+
+
+def load(name: str) -> pd.DataFrame:
+    """One of the classic data sets of lme4, as a DataFrame.
+
+    Parameters
+    ----------
+    name : str
+        ``"sleepstudy"`` (180 rows: reaction times over days without sleep, Belenky et al. 2003), ``"Dyestuff"`` and
+        ``"Dyestuff2"`` (30 rows each: yields by batch, Davies and Goldsmith 1972, Box and Tiao 1973), ``"Penicillin"``
+        (144 rows: plates crossed with samples) and ``"Pastes"`` (60 rows: casks within batches, both Davies and
+        Goldsmith 1972), ``"cake"`` (270 rows: breaking angles, Cook 1938) or ``"InstEval"`` (73,421 rows: lecture
+        evaluations by 2,972 students of 1,128 lecturers at ETH Zurich).
+
+    Returns
+    -------
+    DataFrame
+        A new copy at each call. R's factors are categorical columns, in R's order of levels.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not there.
+
+    Examples
+    --------
+    >>> load("sleepstudy").shape
+    (180, 3)
+    """
+    if name not in _column_types(_FOLDER):
+        raise ValueError(f"there is no data set '{name}': choose one of {', '.join(names())}.")
+    return read(_FOLDER, name)
+
+
+def read(folder: str | Path, name: str) -> pd.DataFrame:
+    """The set ``name`` of a folder that holds ``NAME.csv.gz`` files and their types in ``columns.json``.
+
+    Parameters
+    ----------
+    folder : path
+    name : str
+
+    Returns
+    -------
+    DataFrame
+    """
+    folder = Path(folder)
+    types = _column_types(folder)[name]
+    frame = pd.read_csv(
+        folder / f"{name}.csv.gz",
+        dtype={column: _read_as(kind) for column, kind in types.items()},
+        float_precision="round_trip",
+        na_values=["NA"],
+        keep_default_na=False,
+    )
+    for column, kind in types.items():
+        if kind["type"] == "factor":
+            frame[column] = pd.Categorical(frame[column], categories=kind["levels"], ordered=kind["ordered"])
+    return frame
+
+
+def _column_types(folder: Path) -> dict[str, dict[str, Any]]:
+    types: dict[str, dict[str, Any]] = json.loads((folder / "columns.json").read_text(encoding="utf-8"))
+    return types
+
+
+def _read_as(kind: dict[str, Any]) -> str:
+    return {"float": "float64", "integer": "int64", "logical": "bool", "factor": "str", "character": "str"}[
+        kind["type"]
+    ]
