@@ -46,6 +46,7 @@ def minimize(
     tolerance: float = 1e-9,
     max_evaluations: int = 200,
     callback: Callable[[int, float], None] | None = None,
+    noise: float = 0.0,
 ) -> Minimum:
     """Minimize ``objective(x) -> (value, gradient, approximate Hessian)``.
 
@@ -59,6 +60,8 @@ def minimize(
     max_evaluations : int
     callback : callable, optional
         Called with the number of evaluations and the best value.
+    noise : float, default 0
+        Error of the value, beyond rounding, that no step should be judged by.
     """
     x = np.asarray(start, dtype=np.float64).copy()
     value, gradient, hessian = objective(x)
@@ -87,7 +90,7 @@ def minimize(
             radius = 0.25 * length
         elif ratio > 0.75:
             radius = max(radius, 2.5 * length)
-        noise = 1e-14 * max(1.0, abs(value))
+        noise = max(noise, 1e-14 * max(1.0, abs(value)))
         if new_value <= value + noise and (ratio > 1e-4 or predicted < 100 * noise):
             x, value, gradient, hessian = x + step, new_value, new_gradient, new_hessian
         elif predicted < 1e4 * noise:

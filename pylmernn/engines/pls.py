@@ -16,9 +16,9 @@ approximated by average information (Gilmour, Thompson & Cullis 1995), profiled 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,14 +39,6 @@ class Parameter:
     block: int
     row: int
     column: int
-
-
-class Elimination(Protocol):
-    """The factored random effects at one theta."""
-
-    log_determinant: float
-
-    def modes(self, T: Columns) -> Columns: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,11 @@ class System:
             self.C = sp.vstack([products.cross[0, k] for k in rest], format="csr")
             self.A_rr = _rest_products(products)
             self.schur: SchurMap = schur_map(self.A, self.C, self.A_rr, self.levels)
-            self.factor: RestFactor = rest_factor(self.schur)
+
+    @functools.cached_property
+    def factor(self) -> RestFactor:
+        """The exact factor of the rest; its memory is taken when it is first asked for."""
+        return rest_factor(self.schur)
 
     def multiply(self, B: Columns) -> Columns:
         """``Z' W Z B``."""
@@ -106,9 +102,10 @@ class System:
         if self.C is None:
             return Columns(first, B.rest)
         C_transposed_rest = (self.C.T @ B.rest).reshape(self.d, self.q, -1).transpose(0, 2, 1)
-        return Columns(first + C_transposed_rest, self.C @ self._flat(B.first) + self.A_rr @ B.rest)
+        return Columns(first + C_transposed_rest, self.C @ self.flat(B.first) + self.A_rr @ B.rest)
 
-    def _flat(self, first: FloatArray) -> FloatArray:
+    def flat(self, first: FloatArray) -> FloatArray:
+        """(d, m, q) columns as (d q, m), the order of the columns of C."""
         return first.transpose(0, 2, 1).reshape(self.d * self.q, -1)
 
 
@@ -135,28 +132,38 @@ class DirectElimination:
         if system.C is None:
             return Columns(s, T.rest)
         levels = system.levels
-        right = T.rest - system.C @ system._flat(s)
-        half = system.factor.solve(levels.multiply(self.templates[1:], right, transpose=True))
+        right = T.rest - system.C @ system.flat(s)
+        half = self.solve_rest(levels.multiply(self.templates[1:], right, transpose=True))
         rest = levels.multiply(self.templates[1:], half)
         back = (system.C.T @ rest).reshape(system.d, system.q, -1).transpose(0, 2, 1)
         return Columns(s - multiply_blocks(self.G, back), rest)
 
+    def solve_rest(self, B: FloatArray) -> FloatArray:
+        """``M^-1 B`` for the factors after the first, B (q_r, m)."""
+        return self.system.factor.solve(B)
+
     def information(self) -> list[FloatArray]:
         """``sum_j [Z' V^-1 Z]_jj`` of each factor, (d_k, d_k). The factor is spent afterwards."""
-        system, A = self.system, self.system.A
-        D = -multiply_blocks(A, self.G)  # D = I - A G, so that Z_0' V_0^-1 Z_0 = D A
-        for s in range(system.d):
+        if self.system.C is None:
+            return [multiply_blocks(self.residual_blocks(), self.system.A).sum(axis=2)]
+        return self.information_of(self.system.factor.inverse_cells())
+
+    def residual_blocks(self) -> FloatArray:
+        """``D_j = I - A_j G_j``, (d, d, q), with which ``Z_0' V_0^-1 Z_0 = D A``."""
+        D = -multiply_blocks(self.system.A, self.G)
+        for s in range(self.system.d):
             D[s, s] += 1.0
-        first = multiply_blocks(D, A).sum(axis=2)
-        if system.C is None:
-            return [first]
-        schur = system.schur
-        inverse = system.factor.inverse_cells()
+        return D
+
+    def information_of(self, inverse: FloatArray, extra: Sequence[FloatArray] | None = None) -> list[FloatArray]:
+        """:meth:`information` for given cells of ``M^-1``; ``extra`` adds to the sums of its diagonal blocks."""
+        system, schur = self.system, self.system.schur
         Q = schur.transposed(schur.scale(self.templates[1:], inverse, transpose=False))
+        D = self.residual_blocks()
         D_class = D[:, :, schur.first]
-        first = first - sum_outer(multiply_blocks(D_class, Q), D_class)
-        out = [first]
+        out = [multiply_blocks(D, system.A).sum(axis=2) - sum_outer(multiply_blocks(D_class, Q), D_class)]
         for k, (total, q_k) in enumerate(zip(self._inverse_blocks(inverse), system.levels.sizes, strict=True)):
+            total = total if extra is None else total + extra[k]
             Lambda = self.templates[k + 1]
             left = np.linalg.solve(Lambda.T, q_k * np.eye(len(Lambda)) - total)
             out.append(np.linalg.solve(Lambda.T, left.T))
@@ -202,7 +209,7 @@ class Solution:
     ZVX: Columns
 
 
-def solve(system: System, elimination: Elimination, REML: bool, with_score: bool = True) -> Solution:
+def solve(system: System, elimination: DirectElimination, REML: bool, with_score: bool = True) -> Solution:
     """Fixed effects, conditional modes and the objective (Bates et al. 2015, eq. 33 to 41)."""
     n, p = system.n, system.p
     modes = elimination.modes(system.R)
@@ -238,12 +245,12 @@ def derivatives(
     templates = elimination.templates
     directions = _directions(system, at.score, templates, parameters)
     H = _average_information(system, elimination, at, directions, df, REML)
-    scores = _factors(system, at.score)
+    scores = by_factor(system, at.score)
     information = elimination.information()
     slopes = []
     for k, (E, v) in enumerate(zip(information, scores, strict=True)):
         if REML:
-            W = np.linalg.solve(at.RX, _factors(system, at.ZVX)[k])  # (d, p, q): columns of Z'V^-1 X RX^-T
+            W = np.linalg.solve(at.RX, by_factor(system, at.ZVX)[k])  # (d, p, q): columns of Z'V^-1 X RX^-T
             E = E - sum_outer(W, W)
         slopes.append(E - df / at.pwrss * sum_outer(v, v))
     gradient = np.array([2.0 * slopes[a.block][a.row] @ templates[a.block][:, a.column] for a in parameters])
@@ -258,7 +265,7 @@ def _directions(
     system: System, score: Columns, templates: Sequence[FloatArray], parameters: Sequence[Parameter]
 ) -> Columns:
     """``(d Omega / d theta_a) score`` for every parameter, as m columns."""
-    factors = _factors(system, score)
+    factors = by_factor(system, score)
     out = [np.zeros((v.shape[0], len(parameters), v.shape[2])) for v in factors]
     for i, a in enumerate(parameters):
         v, column = factors[a.block][:, 0], templates[a.block][:, a.column]
@@ -268,7 +275,7 @@ def _directions(
 
 
 def _average_information(
-    system: System, elimination: Elimination, at: Solution, e: Columns, df: int, REML: bool
+    system: System, elimination: DirectElimination, at: Solution, e: Columns, df: int, REML: bool
 ) -> FloatArray:
     """``(df / r^2) (e' Z'PZ e - q q' / r^2)`` with ``q_a = score' e_a``: see the module's notes."""
     t = system.multiply(e)
@@ -281,7 +288,7 @@ def _average_information(
     return np.asarray(0.5 * (H + H.T))
 
 
-def _factors(system: System, columns: Columns) -> list[FloatArray]:
+def by_factor(system: System, columns: Columns) -> list[FloatArray]:
     """The columns factor by factor, each (d_k, m, q_k)."""
     out = [columns.first]
     offsets = system.levels.offsets

@@ -18,7 +18,7 @@ from pylmernn.covariance import diagonal_positions, structure, theta_sizes
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.newton import minimize
-from pylmernn.engines.pls import DirectElimination, Parameter, Solution, System, _factors, derivatives, solve
+from pylmernn.engines.pls import DirectElimination, Parameter, Solution, System, by_factor, derivatives, solve
 from pylmernn.formula.design import Design, RandomTerm
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
 
@@ -170,6 +170,9 @@ class Problem:
     REML : bool
     """
 
+    method = "profiled"
+    noise = 0.0  # of the objective, which steps are not judged by
+
     def __init__(self, design: Design, REML: bool) -> None:
         self.design, self.REML = design, REML
         self.plan = layout(design.random)
@@ -177,18 +180,26 @@ class Problem:
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
         self.slopes: list[FloatArray] = []
 
+    def eliminate(self, templates: Sequence[FloatArray]) -> DirectElimination:
+        """The factored random effects at templates Lambda."""
+        return DirectElimination(self.system, templates)
+
+    @property
+    def objective_error(self) -> float:
+        """Standard error of the objective: none, it is exact."""
+        return 0.0
+
     def templates(self, theta: FloatArray) -> list[FloatArray]:
         """The templates of the factors at theta."""
         return self.plan.templates(self.design.random, theta)
 
     def value(self, theta: FloatArray) -> float:
         """The objective: REML criterion or -2 log-likelihood."""
-        elimination = DirectElimination(self.system, self.templates(theta))
-        return solve(self.system, elimination, self.REML, with_score=False).objective + self.constant
+        return solve(self.system, self.eliminate(self.templates(theta)), self.REML, with_score=False).objective + self.constant
 
     def solution(self, theta: FloatArray) -> Solution:
         """All least-squares answers at theta, in working columns."""
-        return solve(self.system, DirectElimination(self.system, self.templates(theta)), self.REML)
+        return solve(self.system, self.eliminate(self.templates(theta)), self.REML)
 
     def value_and_derivatives(self, theta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
         """The objective, its gradient (m,) and approximate Hessian (m, m)."""
@@ -196,7 +207,7 @@ class Problem:
         for Lambda in templates[1:]:
             diagonal = np.einsum("ss->s", Lambda)
             diagonal[np.abs(diagonal) < NUDGE] = NUDGE
-        elimination = DirectElimination(self.system, templates)
+        elimination = self.eliminate(templates)
         at = solve(self.system, elimination, self.REML)
         gradient, hessian, self.slopes = derivatives(
             self.system, elimination, at, self.plan.parameters, self.REML
@@ -258,14 +269,28 @@ def fit(
     ValueError
         If ``start`` has the wrong length.
     """
-    control = control or Control()
-    problem = Problem(design, REML)
+    return estimate(Problem(design, REML), control or Control(), start, callback)
+
+
+def estimate(
+    problem: Problem,
+    control: Control,
+    start: FloatArray | None = None,
+    callback: Callable[[int, float], None] | None = None,
+) -> Estimates:
+    """Search theta for a problem; the steps of :func:`fit` after the data are summed."""
+    design = problem.design
     begun = time.perf_counter()
     theta = moment_start(problem.system, problem.plan) if start is None else np.asarray(start, dtype=np.float64)
     if theta.shape != (len(problem.plan.parameters),):
         raise ValueError(f"start has shape {theta.shape}; the model has {len(problem.plan.parameters)} parameters.")
     found = minimize(
-        problem.value_and_derivatives, theta, control.tolerance, control.max_evaluations, callback
+        problem.value_and_derivatives,
+        theta,
+        control.tolerance,
+        control.max_evaluations,
+        callback,
+        noise=problem.noise,
     )
     theta = rectify(design.random, found.x)
     theta = _snap_to_boundary(problem, theta, found.value, control)
@@ -306,7 +331,7 @@ def estimates_at(problem: Problem, theta: FloatArray, convergence: Convergence, 
     design, at = problem.design, problem.solution(theta)
     T = problem.working.transform
     half = np.linalg.solve(at.RX, T.T)
-    scores = _factors(problem.system, at.score)
+    scores = by_factor(problem.system, at.score)
     b, u = [], []
     templates = problem.templates(theta)
     for index, term in enumerate(design.random):
@@ -320,7 +345,7 @@ def estimates_at(problem: Problem, theta: FloatArray, convergence: Convergence, 
     df = design.n - design.p if problem.REML else design.n
     on_diagonal = diagonal_positions(design.random)
     return Estimates(
-        method="profiled",
+        method=problem.method,
         REML=problem.REML,
         theta=theta,
         beta=problem.working.beta0 + T @ at.beta,
@@ -336,4 +361,5 @@ def estimates_at(problem: Problem, theta: FloatArray, convergence: Convergence, 
         ussq=ussq,
         singular=bool((theta[on_diagonal] < control.singular_tolerance).any()),
         convergence=convergence,
+        objective_error=problem.objective_error,
     )

@@ -9,7 +9,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from pylmernn.covariance import split_theta
+from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.iterative import IterativeProblem
 from pylmernn.engines.pls import DirectElimination, System, solve
 from pylmernn.engines.profiled import Problem
 from pylmernn.formula.design import Design, NewRows
@@ -35,6 +37,11 @@ def conditional_variance(design: Design, estimates: Estimates) -> tuple[FloatArr
     """
     problem = Problem(design, estimates.REML)
     system = problem.system
+    if estimates.method == "iterative" and system.levels.n_columns > Control().dense_limit:
+        raise ValueError(
+            f"conditional variances need an exact factor of {system.levels.n_columns} random effects, more than the "
+            f"{Control().dense_limit} it is offered for; predict(se_fit=True) works row by row."
+        )
     elimination = DirectElimination(system, problem.templates(estimates.theta))
     by_factor = _mode_variances(system, elimination)
     out = []
@@ -107,9 +114,10 @@ def prediction_variance(
     ndarray, shape (m,)
         In the units of y squared. A level that the fit has not seen adds its whole prior variance.
     """
-    problem = Problem(design, estimates.REML)
+    exact = estimates.method != "iterative"
+    problem = Problem(design, estimates.REML) if exact else IterativeProblem(design, estimates.REML, Control())
     system, plan = problem.system, problem.plan
-    elimination = DirectElimination(system, problem.templates(estimates.theta))
+    elimination = problem.eliminate(problem.templates(estimates.theta))
     at = solve(system, elimination, estimates.REML)
     include = [True] * len(design.random) if include is None else list(include)
     m = len(rows.X)
@@ -133,7 +141,7 @@ def prediction_variance(
         for start in range(0, m, CHUNK):
             part = slice(start, min(start + CHUNK, m))
             B = system.levels.multiply(elimination.templates[1:], right[part].T.toarray(), transpose=True)
-            variance[part] += np.einsum("am,am->m", B, system.factor.solve(B))
+            variance[part] += np.einsum("am,am->m", B, elimination.solve_rest(B))
     half = np.linalg.solve(at.RX, x.T)
     return np.asarray(estimates.sigma**2 * (variance + unseen + (half**2).sum(axis=0)))
 
