@@ -127,7 +127,8 @@ def _matrix(contrast: Contrast, levels: list[str], where: str) -> tuple[FloatArr
         )
     if matrix.shape[1] != len(levels) - 1:
         raise DesignError(
-            f"the contrast matrix of '{where}' has {matrix.shape[1]} columns: {len(levels)} levels need {len(levels) - 1}."
+            f"the contrast matrix of '{where}' has {matrix.shape[1]} columns: "
+            f"{len(levels)} levels need {len(levels) - 1}."
         )
     if np.linalg.matrix_rank(np.column_stack([np.ones(len(levels)), matrix])) < len(levels):
         raise DesignError(f"the contrast matrix of '{where}' is singular beside the intercept.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pylmernn.formula.contrasts import Contrast, read_contrast
 from pylmernn.formula.design import DesignError
@@ -98,11 +98,11 @@ def _cut(env: Evaluator, call: Call) -> Result:
         labels = _interval_names(breaks, right, lowest, digits)
     if len(labels) != len(breaks) - 1:
         raise DesignError(f"'{deparse(call)}' has {len(labels)} labels for {len(breaks) - 1} intervals.")
-    codes = pd.cut(x, np.asarray(breaks), right=right, labels=False, include_lowest=lowest and right)
-    if lowest and not right:
-        codes = np.where(x == breaks[-1], len(breaks) - 2, codes)
-    filled = np.where(np.isnan(codes), -1, codes).astype(np.int32)
-    return Factor(filled, np.array(labels, dtype=str), ordered=flag(env, options.get("ordered_result"), call))
+    codes = np.searchsorted(breaks, x, side="left" if right else "right") - 1
+    if lowest:
+        codes = np.where(x == breaks[0 if right else -1], 0 if right else len(breaks) - 2, codes)
+    codes = np.where((codes < len(breaks) - 1) & ~np.isnan(x), codes, -1).astype(np.int32)
+    return Factor(codes, np.array(labels, dtype=str), ordered=flag(env, options.get("ordered_result"), call))
 
 
 def _breaks(x: Any, asked: list[float], call: Call) -> list[float]:
@@ -123,7 +123,7 @@ def _interval_names(breaks: list[float], right: bool, lowest: bool, digits: int)
         shown = [f"{b:.{k}g}" for b in breaks]
         if len(set(shown)) == len(shown):
             break
-    names = [f"({a},{b}]" if right else f"[{a},{b})" for a, b in zip(shown[:-1], shown[1:], strict=True)]
+    names = [f"({a},{b}]" if right else f"[{a},{b})" for a, b in pairwise(shown)]
     if lowest and right:
         names[0] = "[" + names[0][1:]
     elif lowest:

@@ -23,7 +23,25 @@ from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.terms import Terms, expand, members
 
 #: names that are covariance structures where they wrap a bar
-STRUCTURES = frozenset(["us", "diag", "cs", "ar1", "hetar1", "homcs", "arma", "toep", "ou", "propto", "kron", "exp", "gau", "mat", "embed"])
+STRUCTURES = frozenset(
+    [
+        "us",
+        "diag",
+        "cs",
+        "homcs",
+        "ar1",
+        "hetar1",
+        "arma",
+        "toep",
+        "ou",
+        "exp",
+        "gau",
+        "mat",
+        "propto",
+        "kron",
+        "embed",
+    ]
+)
 #: those that this version fits
 FITTED_STRUCTURES = frozenset(["us", "diag"])
 #: calls that are terms of their own, neither fixed effects nor bars
@@ -116,7 +134,7 @@ class Formula:
 
     @cached_property
     def subbars(self) -> Node:
-        """The right-hand side with every bar a plus, as lme4's ``subbars``: its variables are those of the model frame."""
+        """The right-hand side with every bar a plus, as lme4's ``subbars``; it has the model frame's variables."""
         return _plus_for_bars(self.tree.right) if isinstance(self.tree, Binary) else self.fixed
 
     def nobars(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pylmernn.formula.contrasts import Contrast, coding, full_coding
-from pylmernn.formula.design import DesignError, FloatArray
+from pylmernn.formula.design import FloatArray
 from pylmernn.formula.terms import Terms, members
 from pylmernn.formula.values import Numeric, Value, logical_factor
 
@@ -134,9 +134,3 @@ def _fill(columns: FloatArray, at: int, parts: Sequence[_Piece]) -> int:
             np.multiply(left[:, i], parts[-1].columns[:, j], out=columns[:, at])
             at += 1
     return at
-
-
-def check_some_columns(matrix: ModelMatrix, label: str) -> None:
-    """Raise DesignError where a bar has nothing on its left."""
-    if not matrix.names:
-        raise DesignError(f"the random term {label} has no column left of the bar: write (1 | group) or (x | group).")

@@ -210,12 +210,12 @@ class _Parser:
     def unclosed(self) -> DesignError:
         opening = self.open[-1]
         return DesignError(
-            f"unbalanced parentheses: the '{opening.text}' at position {opening.at + 1} of '{self.text}' is never closed."
+            f"unbalanced parentheses: '{opening.text}' at position {opening.at + 1} of '{self.text}' is never closed."
         )
 
     def unexpected(self, token: Token) -> DesignError:
         if token.text in (")", "]") and token.kind == "operator" and not self.open:
             return DesignError(
-                f"unbalanced parentheses: the '{token.text}' at position {token.at + 1} of '{self.text}' closes nothing."
+                f"unbalanced parentheses: '{token.text}' at position {token.at + 1} of '{self.text}' closes nothing."
             )
         return DesignError(f"did not expect '{token.text}' at position {token.at + 1} of '{self.text}'.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,44 @@ from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.nodes import Node
 from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.values import Numeric, Value, read_column
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a model.
+
+    Attributes
+    ----------
+    used : ndarray of positions in the data, or None for all of them
+    n : int
+        How many are used.
+    total : int
+        How many there were after ``subset``, before missing values were left out.
+    omitted : ndarray of int
+        Which of those were left out.
+    names : Index
+        Labels of the rows after ``subset``.
+    """
+
+    used: NDArray[np.intp] | None
+    n: int
+    total: int
+    omitted: NDArray[np.intp]
+    names: pd.Index
+
+
+def choose_rows(env: Evaluator, variables: Mapping[str, Value], subset: Any, na_action: str) -> Rows:
+    """The rows left by ``subset`` and by missing values in any of the variables."""
+    chosen = subset_rows(env, subset)
+    names = env.data.index if chosen is None else env.data.index[chosen]
+    drop = missing_rows(variables, chosen, na_action)
+    used = chosen
+    if drop is not None:
+        used = (np.arange(len(names)) if chosen is None else chosen)[~drop]
+    n = len(names) if used is None else len(used)
+    if n == 0:
+        raise DesignError("no rows are left after subset and missing values: look at the data.")
+    return Rows(used, n, len(names), np.empty(0, dtype=np.intp) if drop is None else np.flatnonzero(drop), names)
 
 
 def extra_variable(env: Evaluator, given: Any, what: str) -> Numeric | None:

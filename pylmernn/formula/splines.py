@@ -89,7 +89,7 @@ def spline(x: FloatArray, state: SplineState) -> FloatArray:
 
 def _natural(x: FloatArray, sequence: FloatArray, boundary: list[float]) -> FloatArray:
     """Cubic B-splines that go on as straight lines beyond the boundary knots."""
-    basis = bspline(np.clip(x, *boundary), sequence, 3)
+    basis = bspline(np.clip(x, boundary[0], boundary[1]), sequence, 3)
     for edge, outside in ((boundary[0], x < boundary[0]), (boundary[1], x > boundary[1])):
         if outside.any():
             slope = bspline(np.array([edge]), sequence, 3, derivative=1)

@@ -173,7 +173,23 @@ def _vector(env: Evaluator, node: Node, call: Call) -> FloatArray:
 FUNCTIONS: dict[str, Function] = {
     **{
         name: _elementwise(getattr(np, name))
-        for name in ["log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "sinh", "cosh", "tanh", "floor", "sign"]
+        for name in [
+            "log2",
+            "log10",
+            "log1p",
+            "exp",
+            "expm1",
+            "sqrt",
+            "abs",
+            "sin",
+            "cos",
+            "tan",
+            "sinh",
+            "cosh",
+            "tanh",
+            "floor",
+            "sign",
+        ]
     },
     "asin": _elementwise(np.arcsin),
     "acos": _elementwise(np.arccos),

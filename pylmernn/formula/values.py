@@ -40,7 +40,7 @@ class Numeric:
         if np.isfinite(self.values.sum()):  # one pass; the rare overflow only costs a second look
             return None
         mask = np.isnan(self.values) if self.values.ndim == 1 else np.isnan(self.values).any(axis=1)
-        return mask if mask.any() else None
+        return np.asarray(mask) if mask.any() else None
 
     def take(self, rows: NDArray[np.intp]) -> Numeric:
         """Some of the rows."""
@@ -121,7 +121,7 @@ def read_column(series: pd.Series, name: str) -> Value:
         return Numeric(_as_float(series))
     if pd.api.types.is_datetime64_any_dtype(kind) or pd.api.types.is_timedelta64_dtype(kind):
         raise DesignError(f"column '{name}' holds dates or times: turn them into numbers, or into factor({name}).")
-    if kind == object:
+    if kind == np.object_:
         inferred = pd.api.types.infer_dtype(series, skipna=True)
         if inferred in ("integer", "floating", "mixed-integer-float", "decimal"):
             return Numeric(_as_float(series))
@@ -154,7 +154,7 @@ def read_factor(series: pd.Series) -> Factor:
         return Factor(codes, found.levels)
     if pd.api.types.is_float_dtype(kind):
         return number_factor(_as_float(series))
-    if kind == object and pd.api.types.infer_dtype(series, skipna=True) in (
+    if kind == np.object_ and pd.api.types.infer_dtype(series, skipna=True) in (
         "integer",
         "floating",
         "mixed-integer-float",

@@ -1,0 +1,234 @@
+"""From a formula and a table to the Design."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pylmernn.formula.contrasts import Contrast, read_contrast
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import Design, DesignError, FloatArray, RandomTerm, make_design
+from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.formula import Bar, Formula, parse
+from pylmernn.formula.frame import NA_ACTIONS, ModelFrame, Source
+from pylmernn.formula.modelmatrix import model_matrix
+from pylmernn.formula.nodes import Call, deparse, names_in
+from pylmernn.formula.records import record, sum_offsets
+from pylmernn.formula.rows import choose_rows, extra_variable
+from pylmernn.formula.table import protected
+from pylmernn.formula.terms import Terms, expand, variables_of
+from pylmernn.formula.transforms import FUNCTIONS
+from pylmernn.formula.values import Factor, Numeric, Value
+
+
+def build(
+    formula: str | Formula,
+    data: Any,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+) -> tuple[Design, ModelFrame]:
+    """The arrays of a mixed model from its formula and a table.
+
+    Parameters
+    ----------
+    formula : str or Formula
+        lme4's grammar; see :func:`pylmernn.formula.parse`.
+    data : DataFrame (pandas, polars, or anything narwhals reads) or dict of arrays, n rows
+        Never changed. Strings and numbers become factors with sorted levels (by code point, in any locale).
+    weights, offset : str or array of n numbers, optional
+        A column, an expression of columns, or the values. An offset adds to those of ``offset()`` terms.
+    subset : str, array of n booleans, or array of row positions, optional
+        A text is a condition on columns, ``"x > 3 and g != 'a'"``. Missing counts as no. As in R, transforms such as
+        ``poly`` see all rows.
+    na_action : {"omit", "exclude", "fail"}
+        What happens to rows with a missing value in any variable, group, weight or offset.
+    contrasts : dict, optional
+        By variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix with a row a level. They hold for
+        the fixed effects; random terms use the defaults, as in lme4.
+
+    Returns
+    -------
+    (Design, ModelFrame)
+
+    Raises
+    ------
+    DesignError
+        For input that makes no model; the message names the term, column or level.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> data = pd.DataFrame({"y": np.sin(np.arange(12.0)), "x": np.arange(12.0), "g": list("aabbcc") * 2})
+    >>> design, frame = build("y ~ log(x + 1) + (1 | g)", data)
+    >>> design.fixed_names
+    ('(Intercept)', 'log(x + 1)')
+    >>> design.random[0].levels.tolist()
+    ['a', 'b', 'c']
+    """
+    parsed = parse(formula) if isinstance(formula, str) else formula
+    if na_action not in NA_ACTIONS:
+        raise DesignError(f"na_action='{na_action}' is unknown: use one of {', '.join(NA_ACTIONS)}.")
+    _refuse_specials(parsed)
+    table = as_pandas(data)
+    env = Evaluator(table, {}, True, FUNCTIONS)
+    dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
+    terms = expand(parsed.fixed, dot) if dot is not None else parsed.fixed_terms
+    parts = _evaluate(env, parsed, terms, weights, offset)
+    rows = choose_rows(env, parts.everything(), subset, na_action)
+    parts = parts.used(rows.used)
+    for name, value in parts.variables.items():
+        _check_finite(name, value, "response" if name == parsed.response else "predictor")
+
+    asked = _read_contrasts(contrasts, parts.variables)
+    X = model_matrix(terms, parts.variables, rows.n, asked)
+    design = make_design(
+        np.array(_numbers(parts.variables[parsed.response])),  # a copy: the user may change the data later
+        X.columns,
+        X.names,
+        [_random_term(bar, parts.variables, parts.groups[bar.group_label], rows.n) for bar in parsed.random],
+        np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None,
+        sum_offsets(terms, parts.variables, parts.extras.get("(offset)")),
+        parsed.response,
+    )
+    frame = ModelFrame(
+        formula=parsed,
+        na_action=na_action,
+        all_rows=rows.total,
+        omitted=rows.omitted,
+        assign=X.assign,
+        dot=None if dot is None else tuple(dot),
+        contrasts=asked,
+        state=env.state,
+        records={name: record(v) for name, v in parts.variables.items() if name != parsed.response},
+        offset=offset if isinstance(offset, str) or offset is None else "(values)",
+        omitted_names=rows.names[rows.omitted],
+        row_names=np.delete(rows.names, rows.omitted) if len(rows.omitted) else rows.names,
+        _source=Source(protected(env.columns), {**parts.variables, **parts.extras}, rows.used),
+    )
+    return design, frame
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Everything that was evaluated: variables of both sides, grouping factors, weights and offset."""
+
+    variables: dict[str, Value]
+    groups: dict[str, Factor]
+    extras: dict[str, Numeric]
+
+    def everything(self) -> dict[str, Value]:
+        return {**self.variables, **self.groups, **self.extras}
+
+    def used(self, rows: NDArray[np.intp] | None) -> _Parts:
+        """The rows used (None for all), and of the factors the levels that are left."""
+        variables, groups, extras = self.variables, self.groups, self.extras
+        if rows is not None:
+            variables = {name: value.take(rows) for name, value in variables.items()}
+            groups = {name: group.take(rows).drop_unused() for name, group in groups.items()}
+            extras = {name: value.take(rows) for name, value in extras.items()}
+        dropped = {name: v.drop_unused() if isinstance(v, Factor) else v for name, v in variables.items()}
+        return _Parts(dropped, groups, extras)
+
+
+def _evaluate(env: Evaluator, formula: Formula, terms: Terms, weights: Any, offset: Any) -> _Parts:
+    if formula.response in terms.names:
+        raise DesignError(f"the response '{formula.response}' is also among the predictors: remove it there.")
+    variables = {formula.response: _response(env, formula)}
+    for each in (terms, *(bar.terms for bar in formula.random)):
+        for name, node in zip(each.names, each.variables, strict=True):
+            if name not in variables:
+                variables[name] = env.variable(node)
+    groups = {bar.group_label: bar.group for bar in formula.random}
+    extras = {"(weights)": extra_variable(env, weights, "weights"), "(offset)": extra_variable(env, offset, "offset")}
+    return _Parts(
+        variables,
+        {label: env.factor(group) for label, group in groups.items()},
+        {name: value for name, value in extras.items() if value is not None},
+    )
+
+
+def _refuse_specials(formula: Formula) -> None:
+    for call in formula.specials:
+        raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
+
+
+def _dot_columns(formula: Formula, table: pd.DataFrame, weights: Any, offset: Any) -> list[str]:
+    """What ``.`` stands for: every column that is not the response, a grouping factor, a weight or an offset."""
+    taken = set(names_in(formula.response_node))
+    for bar in formula.bars:
+        taken.update(names_in(bar.group))
+    for name, node in variables_of(formula.fixed, ()).items():
+        if name.startswith("offset(") and isinstance(node, Call):
+            taken.update(names_in(node))
+    taken.update(extra for extra in (weights, offset) if isinstance(extra, str))
+    return [str(c) for c in table.columns if str(c) not in taken]
+
+
+def _response(env: Evaluator, formula: Formula) -> Value:
+    node = formula.response_node
+    if isinstance(node, Call) and node.function == "cbind":
+        raise DesignError("a cbind() response belongs to a binomial model, which this version does not fit yet.")
+    value = env.variable(node)
+    if isinstance(value, Factor) or value.logical:
+        what = "a factor or text" if isinstance(value, Factor) else "logical"
+        raise DesignError(f"the response '{formula.response}' is {what}: a linear mixed model needs numbers.")
+    if value.values.ndim != 1:
+        raise DesignError(f"the response '{formula.response}' is a matrix: a linear mixed model needs one column.")
+    return value
+
+
+def _check_finite(name: str, value: Value, what: str) -> None:
+    if isinstance(value, Factor) or np.isfinite(value.values.sum()):
+        return
+    bad = np.isinf(value.values) if value.values.ndim == 1 else np.isinf(value.values).any(axis=1)
+    if bad.any():
+        first = int(np.argmax(bad)) + 1
+        raise DesignError(
+            f"the {what} '{name}' has {int(bad.sum())} infinite values (first in row {first} of those used): "
+            "remove those rows or change the transform."
+        )
+
+
+def _read_contrasts(contrasts: Mapping[str, Any] | None, values: Mapping[str, Value]) -> dict[str, Contrast]:
+    chosen = {}
+    for name, asked in (contrasts or {}).items():
+        if not isinstance(values.get(name), Factor):
+            warnings.warn(f"contrasts names '{name}', which is no factor of the model: it is ignored.", stacklevel=3)
+            continue
+        chosen[name] = read_contrast(asked, name)
+    return chosen
+
+
+def _random_term(bar: Bar, values: Mapping[str, Value], group: Factor, n: int) -> RandomTerm:
+    if bar.terms.offsets:
+        raise DesignError(f"{bar.label}: an offset cannot stand left of a bar.")
+    matrix = model_matrix(bar.terms, values, n)
+    if not matrix.names:
+        raise DesignError(
+            f"the random term {bar.label} has no column left of the bar: write (1 | group) or (x | group)."
+        )
+    return RandomTerm(
+        bar.group_label,
+        group.codes,
+        group.levels,
+        matrix.columns,
+        matrix.names,
+        covariance=bar.structure,
+        label=bar.label,
+    )
+
+
+def _numbers(value: Value) -> FloatArray:
+    """The numbers of a variable that was checked to have some."""
+    assert isinstance(value, Numeric)
+    return value.values
