@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+_READ_AS = {"float": "str", "integer": "int64", "logical": "bool", "factor": "str", "character": "str"}
 _FOLDER = Path(__file__).parent / "data"
 
 
@@ -74,23 +76,18 @@ def read(folder: str | Path, name: str) -> pd.DataFrame:
     types = _column_types(folder)[name]
     frame = pd.read_csv(
         folder / f"{name}.csv.gz",
-        dtype={column: _read_as(kind) for column, kind in types.items()},
-        float_precision="round_trip",
+        dtype={column: _READ_AS[kind["type"]] for column, kind in types.items()},
         na_values=["NA"],
         keep_default_na=False,
     )
     for column, kind in types.items():
         if kind["type"] == "factor":
             frame[column] = pd.Categorical(frame[column], categories=kind["levels"], ordered=kind["ordered"])
+        elif kind["type"] == "float":  # pandas' fast parser may miss the last bit, a conversion of text does not
+            frame[column] = frame[column].to_numpy(dtype=object, na_value="nan").astype(np.float64)
     return frame
 
 
 def _column_types(folder: Path) -> dict[str, dict[str, Any]]:
     types: dict[str, dict[str, Any]] = json.loads((folder / "columns.json").read_text(encoding="utf-8"))
     return types
-
-
-def _read_as(kind: dict[str, Any]) -> str:
-    return {"float": "float64", "integer": "int64", "logical": "bool", "factor": "str", "character": "str"}[
-        kind["type"]
-    ]
