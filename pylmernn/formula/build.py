@@ -53,8 +53,8 @@ def build(
     na_action : {"omit", "exclude", "fail"}
         What happens to rows with a missing value in any variable, group, weight or offset.
     contrasts : dict, optional
-        By variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix with a row a level. They hold for
-        the fixed effects; random terms use the defaults, as in lme4.
+        By variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix with a row a level. They hold
+        for the fixed effects; random terms use the defaults, as in lme4.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def build(
     parsed = parse(formula) if isinstance(formula, str) else formula
     if na_action not in NA_ACTIONS:
         raise DesignError(f"na_action='{na_action}' is unknown: use one of {', '.join(NA_ACTIONS)}.")
-    _refuse_specials(parsed)
     table = as_pandas(data)
+    _refuse_networks(parsed, table)
     env = Evaluator(table, {}, True, FUNCTIONS)
     dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
     terms = expand(parsed.fixed, dot) if dot is not None else parsed.fixed_terms
@@ -112,7 +112,7 @@ def build(
         records={name: record(v) for name, v in parts.variables.items() if name != parsed.response},
         offset=offset if isinstance(offset, str) or offset is None else "(values)",
         omitted_names=rows.names[rows.omitted],
-        row_names=np.delete(rows.names, rows.omitted) if len(rows.omitted) else rows.names,
+        row_names=rows.names.delete(rows.omitted) if len(rows.omitted) else rows.names,
         _source=Source(protected(env.columns), {**parts.variables, **parts.extras}, rows.used),
     )
     return design, frame
@@ -157,9 +157,14 @@ def _evaluate(env: Evaluator, formula: Formula, terms: Terms, weights: Any, offs
     )
 
 
-def _refuse_specials(formula: Formula) -> None:
+def _refuse_networks(formula: Formula, table: pd.DataFrame) -> None:
+    """Words of the formula language that later versions fit."""
     for call in formula.specials:
         raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
+    for bar in formula.random:
+        for name in names_in(bar.lhs):
+            if name.split(".")[0] in ("nn", "crf") and name not in table.columns:
+                raise DesignError(f"{bar.label}: this version does not fit network parameters that vary by group yet.")
 
 
 def _dot_columns(formula: Formula, table: pd.DataFrame, weights: Any, offset: Any) -> list[str]:

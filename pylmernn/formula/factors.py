@@ -98,10 +98,10 @@ def _cut(env: Evaluator, call: Call) -> Result:
         labels = _interval_names(breaks, right, lowest, digits)
     if len(labels) != len(breaks) - 1:
         raise DesignError(f"'{deparse(call)}' has {len(labels)} labels for {len(breaks) - 1} intervals.")
-    codes = np.searchsorted(breaks, x, side="left" if right else "right") - 1
+    at = np.searchsorted(breaks, x, side="left" if right else "right") - 1
     if lowest:
-        codes = np.where(x == breaks[0 if right else -1], 0 if right else len(breaks) - 2, codes)
-    codes = np.where((codes < len(breaks) - 1) & ~np.isnan(x), codes, -1).astype(np.int32)
+        at = np.where(x == breaks[0 if right else -1], 0 if right else len(breaks) - 2, at)
+    codes = np.where((at < len(breaks) - 1) & ~np.isnan(x), at, -1).astype(np.int32)
     return Factor(codes, np.array(labels, dtype=str), ordered=flag(env, options.get("ordered_result"), call))
 
 

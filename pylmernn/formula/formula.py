@@ -23,27 +23,17 @@ from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.terms import Terms, expand, members
 
 #: names that are covariance structures where they wrap a bar
-STRUCTURES = frozenset(
+STRUCTURES = frozenset([
+    "us", "diag", "cs", "homcs", "ar1", "hetar1", "arma", "toep",
+    "ou", "exp", "gau", "mat", "propto", "kron", "embed",
+])  # fmt: skip
+#: those that this version fits
+FITTED_STRUCTURES = frozenset(
     [
         "us",
         "diag",
-        "cs",
-        "homcs",
-        "ar1",
-        "hetar1",
-        "arma",
-        "toep",
-        "ou",
-        "exp",
-        "gau",
-        "mat",
-        "propto",
-        "kron",
-        "embed",
     ]
 )
-#: those that this version fits
-FITTED_STRUCTURES = frozenset(["us", "diag"])
 #: calls that are terms of their own, neither fixed effects nor bars
 SPECIAL_TERMS = frozenset(["nn", "gp", "embed"])
 _BARS = ("|", "||")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pylmernn.formula.contrasts import Contrast
 from pylmernn.formula.data import as_pandas
-from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows, NewTerm
+from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows, NewTerm, RandomTerm
 from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.modelmatrix import model_matrix

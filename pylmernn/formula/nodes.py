@@ -6,24 +6,10 @@ import re
 from dataclasses import dataclass
 
 _SYNTACTIC = re.compile(r"(?:[^\W\d_]|\.(?!\d))[\w.]*\Z")
-_RESERVED = frozenset(
-    [
-        "if",
-        "else",
-        "repeat",
-        "while",
-        "function",
-        "for",
-        "next",
-        "break",
-        "TRUE",
-        "FALSE",
-        "NULL",
-        "Inf",
-        "NaN",
-        "NA",
-    ]
-)
+_RESERVED = frozenset([
+    "if", "else", "repeat", "while", "function", "for", "next",
+    "break", "TRUE", "FALSE", "NULL", "Inf", "NaN", "NA",
+])  # fmt: skip
 _SPACED = frozenset(["+", "-", "*", "<", ">", "<=", ">=", "==", "!=", "&", "&&", "|", "||", "~"])
 
 

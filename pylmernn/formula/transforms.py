@@ -170,27 +170,15 @@ def _vector(env: Evaluator, node: Node, call: Call) -> FloatArray:
     return np.asarray(x)
 
 
+#: functions that numpy calls as R does
+_SAME_NAME = [
+    "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin",
+    "cos", "tan", "sinh", "cosh", "tanh", "floor", "sign",
+]  # fmt: skip
+
+#: every function a formula may call
 FUNCTIONS: dict[str, Function] = {
-    **{
-        name: _elementwise(getattr(np, name))
-        for name in [
-            "log2",
-            "log10",
-            "log1p",
-            "exp",
-            "expm1",
-            "sqrt",
-            "abs",
-            "sin",
-            "cos",
-            "tan",
-            "sinh",
-            "cosh",
-            "tanh",
-            "floor",
-            "sign",
-        ]
-    },
+    **{name: _elementwise(getattr(np, name)) for name in _SAME_NAME},
     "asin": _elementwise(np.arcsin),
     "acos": _elementwise(np.arccos),
     "atan": _elementwise(np.arctan),
