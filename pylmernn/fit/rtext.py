@@ -223,7 +223,8 @@ def coefficient_cells(
         for at, text in zip(lost, texts, strict=True):
             cells[at] = text
     if p_values:
-        cells[:, -1] = format_p_values(x[:, -1], max(1, min(5, digits - 1)))
+        known = ~np.isnan(x[:, -1])
+        cells[known, -1] = format_p_values(x[known, -1], max(1, min(5, digits - 1)))
     cells[np.isnan(x)] = na
     return [list(row) for row in cells]
 

@@ -1,0 +1,98 @@
+"""What a fit holds, and how its numbers get their labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.estimates import Estimates
+from pylmernn.fit.predict import fixed_part, random_part
+from pylmernn.fit.summary import Header, argument_name
+from pylmernn.fit.varcorr import VarCorr, var_corr
+from pylmernn.formula.design import Design, FloatArray
+from pylmernn.formula import ModelFrame
+
+
+class FitState:
+    """The parts of a fit; its verbs are mixed in from the other files.
+
+    Parameters
+    ----------
+    design : Design
+        The arrays of the model.
+    estimates : Estimates
+        What the engine found.
+    frame : ModelFrame
+        The door back to the user's columns.
+    call : dict
+        The arguments of :func:`pylmernn.lmernn`, for ``update`` and for printing.
+    """
+
+    def __init__(self, design: Design, estimates: Estimates, frame: ModelFrame, call: dict[str, Any]) -> None:
+        self.design = design
+        self.estimates = estimates
+        self.frame = frame
+        self.call = call
+
+    @cached_property
+    def _mu(self) -> FloatArray:
+        """Fitted values of the rows in use."""
+        return fixed_part(self.design, self.estimates) + random_part(self.design, self.estimates)
+
+    @cached_property
+    def _varcorr(self) -> VarCorr:
+        return var_corr(self.design, self.estimates)
+
+    def _series(self, values: FloatArray) -> pd.Series:
+        """Values of the rows in use under the labels of the data; NaN for omitted rows where na_action is "exclude"."""
+        if self._pads:
+            return pd.Series(self.frame.pad(values), index=self._all_row_names)
+        return pd.Series(values, index=self.frame.row_names)
+
+    @property
+    def _pads(self) -> bool:
+        return self.frame.na_action == "exclude" and len(self.frame.omitted) > 0
+
+    @property
+    def _all_row_names(self) -> pd.Index:
+        """Labels of the rows used and omitted, in the order of the data."""
+        used = np.delete(np.arange(self.frame.all_rows), self.frame.omitted)
+        order = np.argsort(np.concatenate([used, self.frame.omitted]))
+        names = pd.Index(self.frame.row_names)
+        return names.append(pd.Index(self.frame.omitted_names))[order]
+
+    @property
+    def _header(self) -> Header:
+        data = self.call.get("data")
+        name = data if isinstance(data, str) else getattr(data, "attrs", {}).get("name")
+        return Header(
+            self.estimates.REML,
+            str(self.frame.formula),
+            argument_name(name),
+            argument_name(self.call.get("weights")),
+            argument_name(self.call.get("offset")),
+            argument_name(self.call.get("subset")),
+        )
+
+    @cached_property
+    def _messages(self) -> tuple[str, ...]:
+        """Warnings of the fit, as text."""
+        return fit_messages(self.estimates)
+
+
+def fit_messages(estimates: Estimates) -> tuple[str, ...]:
+    """What is wrong with the optimum, in words; empty where nothing is."""
+    found = []
+    convergence = estimates.convergence
+    if not convergence.converged:
+        steepest = float(np.max(np.abs(convergence.gradient), initial=0.0))
+        found.append(
+            f"Model failed to converge: largest gradient of the objective is {steepest:.3g} after "
+            f"{convergence.n_evaluations} evaluations ({convergence.message})"
+        )
+    if estimates.singular:
+        found.append("boundary (singular) fit: see isSingular()")
+    return tuple(found)

@@ -1,0 +1,218 @@
+"""The verbs that test and refit: ``confint``, ``anova``, ``drop1``, ``refit``, ``update``, ``bootMer``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.fit import inference, refit
+from pylmernn.fit.boot import Bootstrap
+from pylmernn.fit.state import FitState
+from pylmernn.fit.update import update_formula
+from pylmernn.formula.design import DesignError
+
+if TYPE_CHECKING:
+    from pylmernn.fit.mixedfit import MixedFit
+
+
+class InferenceVerbs(FitState):
+    """Intervals and tests, and the same model fitted again."""
+
+    def _again(self, **changes: Any) -> MixedFit:
+        """A fit of another design or by another criterion, beginning where this one ended."""
+        design = changes.pop("design", self.design)
+        REML = changes.pop("REML", self.estimates.REML)
+        control = self.call.get("control")
+        estimates = refit.estimate(design, self.estimates.method, REML, control, start=None)
+        return cast("MixedFit", type(self)(design, estimates, self.frame, {**self.call, "REML": REML}))  # type: ignore[redundant-cast]
+
+    def refit(self, newresp: Any) -> MixedFit:
+        """The same model on another response.
+
+        Parameters
+        ----------
+        newresp : array, Series or DataFrame with one column
+            One value for each row in use (or for each row of the data, before missing values were dropped).
+
+        Raises
+        ------
+        DesignError
+            Where the length is wrong, or the values are constant or not finite.
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> fit = pylmernn.lmernn("Yield ~ 1 + (1 | Batch)", pylmernn.datasets.load("Dyestuff"))
+        >>> fit.refit(fit.simulate(seed=1)).nobs()
+        30
+        """
+        y = refit.response_values(newresp, self.design.n, self.frame.all_rows, np.asarray(self.frame.omitted))
+        return self._again(design=self.design.with_response(y))
+
+    def refitML(self) -> MixedFit:
+        """The fit by maximum likelihood; itself where it already is."""
+        return self._again(REML=False) if self.estimates.REML else cast("MixedFit", self)
+
+    def update(self, formula: str | None = None, **arguments: Any) -> MixedFit:
+        """The fit with some arguments of :func:`pylmernn.lmernn` changed.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A new formula, in which "." stands for what was there: ". ~ . + x - (1 | g)".
+        **arguments
+            data, REML, weights, ...
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> fit = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", pylmernn.datasets.load("sleepstudy"))
+        >>> fit.update(". ~ . - Days").formula()
+        'Reaction ~ (Days | Subject)'
+        """
+        from pylmernn.api import lmernn
+
+        call = {**self.call, **arguments}
+        if call.get("data") is None:
+            raise DesignError("this fit was loaded from a file and holds no data: give update(data=...).")
+        call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
+        return lmernn(**call)
+
+    def anova(
+        self, *others: MixedFit, refit: bool = True, model_names: Sequence[str] | None = None
+    ) -> inference.AnovaTable:
+        """Likelihood ratio tests between fits, or the sequential F ratios of one.
+
+        Parameters
+        ----------
+        *others : MixedFit
+            Models of the same rows. None: the table of sums of squares, without p values, as lme4 has it.
+        refit : bool, default True
+            Fit REML models by ML first, without which their likelihoods cannot be compared.
+        model_names : sequence of str, optional
+            Row names, this fit first; by default MODEL1, MODEL2, ...
+
+        Returns
+        -------
+        AnovaTable
+            A DataFrame that prints as R's.
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> data = pylmernn.datasets.load("sleepstudy")
+        >>> one = pylmernn.lmernn("Reaction ~ Days + (1 | Subject)", data, REML=False)
+        >>> two = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", data, REML=False)
+        >>> one.anova(two)["Chisq"].round(2).tolist()
+        [nan, 42.14]
+        """
+        if not others:
+            labels = self.frame.fixed_terms.labels
+            kept = [a for j, a in enumerate(self.frame.assign) if j not in set(self.design.dropped_at)]
+            assign = ["(Intercept)" if a == 0 else labels[a - 1] for a in kept]
+            return inference.sequential_table(self.design, self.estimates, assign)
+        fits = [cast("MixedFit", self), *others]
+        _check_comparable(fits)
+        names = list(model_names) if model_names is not None else [f"MODEL{i + 1}" for i in range(len(fits))]
+        if len(names) != len(fits):
+            raise DesignError(f"model_names has {len(names)} names for {len(fits)} models.")
+        if refit and any(fit.isREML() for fit in fits):
+            print("refitting model(s) with ML (instead of REML)", file=sys.stderr)
+            fits = [fit.refitML() for fit in fits]
+        return inference.likelihood_ratio_table(
+            names, [fit.logLik() for fit in fits], [fit.formula() for fit in fits], self._header.data
+        )
+
+    def drop1(self, scope: Sequence[str] | None = None, test: str | None = None, k: float = 2.0) -> inference.AnovaTable:
+        """Each fixed-effect term dropped in turn, by ML.
+
+        Parameters
+        ----------
+        scope : sequence of str, optional
+            Terms to drop; by default those that no other term contains.
+        test : {None, "Chisq"}
+            Also likelihood ratio tests.
+        k : float, default 2
+            Penalty of a parameter in AIC.
+        """
+        terms = self.frame.fixed_terms
+        droppable = [
+            label
+            for label, bits in zip(terms.labels, terms.terms, strict=True)
+            if not any(bits != other and bits & ~other == 0 for other in terms.terms)
+        ]
+        for label in scope or ():
+            if label not in terms.labels:
+                raise DesignError(f"drop1 cannot drop '{label}': the terms are {', '.join(terms.labels)}.")
+        chosen = list(scope) if scope is not None else droppable
+        reduced = {}
+        for label in chosen:
+            fit = self.update(f". ~ . - {label}", REML=False)
+            if fit.nobs() != self.design.n:
+                raise DesignError(f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: remove missing values first.")
+            reduced[label] = fit.logLik()
+        return inference.single_deletions(self.refitML().logLik(), reduced, str(self.frame.formula), test, k)
+
+    def confint(
+        self,
+        parm: str | Sequence[str] | None = None,
+        level: float = 0.95,
+        method: str = "profile",
+        nsim: int = 500,
+        boot_type: str = "perc",
+        seed: int | None = None,
+        old_names: bool = True,
+    ) -> pd.DataFrame:
+        """Confidence intervals.
+
+        Parameters
+        ----------
+        parm : str or sequence of str, optional
+            Which parameters, by row name; "theta_" all variance parameters, "beta_" all fixed effects.
+        level : float, default 0.95
+        method : {"profile", "Wald", "boot"}
+            Likelihood profiles; normal limits of the fixed effects (variance parameters get NaN); or a parametric
+            bootstrap.
+        nsim, boot_type, seed
+            Of the bootstrap: number of samples, {"perc", "basic", "norm"}, and where to start.
+        old_names : bool, default True
+            Call the variance parameters .sig01, .sig02, ..., .sigma; else "sd_(Intercept)|g", "cor_x.(Intercept)|g", "sigma".
+
+        Returns
+        -------
+        DataFrame
+            Rows parameters, columns "2.5 %" and "97.5 %".
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> fit = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", pylmernn.datasets.load("sleepstudy"))
+        >>> fit.confint(method="Wald", parm="beta_").round(2)
+                     2.5 %  97.5 %
+        (Intercept)  238.03  264.78
+        Days           7.44   13.50
+        """
+        raise NotImplementedError
+
+    def bootMer(
+        self,
+        FUN: Callable[[MixedFit], Any],
+        nsim: int = 1,
+        seed: int | np.random.Generator | None = None,
+        use_u: bool = False,
+        re_form: Any = "NA",
+    ) -> Bootstrap:
+        raise NotImplementedError
+
+
+def _check_comparable(fits: Sequence[MixedFit]) -> None:
+    sizes = [fit.nobs() for fit in fits]
+    if len(set(sizes)) > 1:
+        raise DesignError(f"the models were fitted to {', '.join(map(str, sizes))} rows: compare models of the same rows.")
+    if any(not np.array_equal(fit.design.y, fits[0].design.y) for fit in fits):
+        raise DesignError("the models have different responses: compare models of the same response.")
+

@@ -1,0 +1,199 @@
+"""The verbs about rows: ``fitted``, ``residuals``, ``predict``, ``simulate`` and diagnostics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.variances import prediction_variance
+from pylmernn.fit import diagnostics
+from pylmernn.fit import predict as prediction
+from pylmernn.fit import simulate as simulation
+from pylmernn.fit.reform import group_codes, selection
+from pylmernn.fit.state import FitState
+from pylmernn.formula.design import DesignError, FloatArray, NewRows
+
+
+class PredictionVerbs(FitState):
+    """Fitted and predicted values of a fit, and how each row bears on it."""
+
+    def fitted(self) -> pd.Series:
+        """Fitted values, random effects at their conditional modes; labelled as the data."""
+        return self._series(self._mu)
+
+    def residuals(self, type: str = "response", scaled: bool = False) -> pd.Series:
+        """Residuals.
+
+        Parameters
+        ----------
+        type : {"response", "working", "pearson", "deviance", "scaled"}
+            "response" is ``y - fitted``; "pearson" multiplies by the root of the weight; "scaled" divides that by sigma.
+        scaled : bool, default False
+            Divide by sigma.
+        """
+        return self._series(diagnostics.residuals(self.design, self._mu, self.sigma(), type, scaled))
+
+    resid = residuals
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        random_only: bool = False,
+        allow_new_levels: bool = False,
+        se_fit: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        na_action: str = "pass",
+    ) -> pd.Series | pd.DataFrame:
+        """Predicted means, of the data or of new rows.
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            By default the rows of the fit.
+        re_form : None, "NA" or str, default None
+            Which random effects take part: None all, "NA" (or "~0", False) none, or those of a formula, "~ (1 | g)".
+        random_only : bool, default False
+            Leave the fixed effects out.
+        allow_new_levels : bool, default False
+            Give levels the fit has not seen the effect zero, instead of refusing them.
+        se_fit : bool, default False
+            Also standard errors of the mean: fixed effects and conditional modes jointly, variances taken as known.
+        interval : {None, "confidence", "prediction"}
+            Also limits, for the mean or for a new response of weight 1.
+        level : float, default 0.95
+            Of the limits.
+        na_action : {"pass", "omit", "fail"}
+            Rows of newdata with missing values: give NaN, leave them out, or refuse.
+
+        Returns
+        -------
+        Series, or DataFrame with columns fit, se (and lwr, upr)
+            Labelled as newdata.
+
+        Raises
+        ------
+        DesignError
+            For new levels without ``allow_new_levels``, missing columns, or an ``re_form`` the model does not have.
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> data = pylmernn.datasets.load("sleepstudy")
+        >>> fit = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", data)
+        >>> fit.predict(data.head(2)).round(2).tolist()
+        [253.66, 273.33]
+        >>> fit.predict(data.head(2), re_form="NA").round(2).tolist()
+        [251.41, 261.87]
+        """
+        chosen = selection(self.design, re_form)
+        wants_variance = se_fit or interval is not None
+        if newdata is None:
+            rows, index = prediction.rows_of_fit(self.design), self.frame.row_names
+        else:
+            rows = self._new_rows(newdata, [bool(keep.any()) for keep in chosen], na_action)
+            index = pd.Index(rows.row_names)
+            if not allow_new_levels:
+                prediction.check_levels(self.design, rows, chosen)
+        fit = prediction.mean(self.estimates, rows, chosen, random_only)
+        if not wants_variance:
+            return self._series(fit) if newdata is None else pd.Series(fit, index=index)
+        if random_only:
+            raise DesignError("standard errors are for whole predictions: leave out random_only or se_fit.")
+        variance = self._prediction_variance(rows, chosen)
+        noise: FloatArray | float = self.sigma() ** 2
+        if newdata is None and self.design.weights is not None:
+            noise = noise / self.design.weights
+        frame = prediction.interval_frame(fit, variance, noise, interval, level, index)
+        if newdata is None and self._pads:
+            return frame.apply(lambda column: self._series(column.to_numpy()))
+        return frame
+
+    def _new_rows(self, newdata: Any, random: bool | list[bool], na_action: str = "pass") -> NewRows:
+        return self.frame.new_data(newdata, self.design, random=random, na_action=na_action)
+
+    def _prediction_variance(self, rows: NewRows, chosen: prediction.Selection) -> FloatArray:
+        include = tuple(bool(keep.any()) for keep in chosen)
+        used = prediction.select(rows, chosen)
+        whole = np.isfinite(used.X).all(axis=1)
+        for term, on in zip(used.random, include, strict=True):
+            if on:
+                whole &= np.isfinite(term.columns).all(axis=1)
+        variance = np.full(len(whole), np.nan)
+        if whole.any():
+            part = prediction.take_rows(used, np.flatnonzero(whole))
+            variance[whole] = prediction_variance(self.design, self.estimates, part, include)
+        return variance
+
+    def simulate(
+        self,
+        nsim: int = 1,
+        seed: int | np.random.Generator | None = None,
+        use_u: bool = False,
+        re_form: Any = "NA",
+        newdata: Any = None,
+        allow_new_levels: bool = False,
+    ) -> pd.DataFrame:
+        """New responses drawn from the fitted model.
+
+        Parameters
+        ----------
+        nsim : int, default 1
+        seed : int or numpy Generator, optional
+        use_u : bool, default False
+            Keep all random effects at their conditional modes (``re_form=None``).
+        re_form : None, "NA" or str, default "NA"
+            Which random effects to keep at their conditional modes; the others are drawn anew.
+        newdata : DataFrame, optional
+            By default the rows of the fit.
+        allow_new_levels : bool, default False
+            Draw effects for levels the fit has not seen, instead of refusing them.
+
+        Returns
+        -------
+        DataFrame, shape (rows, nsim)
+            Columns sim_1, sim_2, ...
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> fit = pylmernn.lmernn("Yield ~ 1 + (1 | Batch)", pylmernn.datasets.load("Dyestuff"))
+        >>> fit.simulate(nsim=2, seed=1).shape
+        (30, 2)
+        """
+        if nsim < 1:
+            raise DesignError(f"nsim is {nsim}: ask for at least one simulation.")
+        everything = selection(self.design, None)
+        chosen = everything if use_u else selection(self.design, re_form)
+        unseen: list[np.ndarray | None] = [None] * len(self.design.random)
+        if newdata is None:
+            rows, index, weights = prediction.rows_of_fit(self.design), self.frame.row_names, self.design.weights
+        else:
+            rows, weights = self._new_rows(newdata, True), None
+            index = pd.Index(rows.row_names)
+            if not allow_new_levels:
+                prediction.check_levels(self.design, rows, everything)
+            unseen = [group_codes(self.frame, newdata, term.label) for term in self.design.random]
+        draws = simulation.simulate(
+            self.design, self.estimates, rows, chosen, unseen, weights, nsim, np.random.default_rng(seed)
+        )
+        return pd.DataFrame(draws, index=index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+
+    def hatvalues(self) -> pd.Series:
+        """Leverages: how much each fitted value follows its own response, theta held fixed."""
+        return self._series(diagnostics.hat_values(self.design, self.estimates))
+
+    def cooks_distance(self) -> pd.Series:
+        """Cook's distance of each row on the fixed effects, as lme4's (theta held fixed)."""
+        hat = diagnostics.hat_values(self.design, self.estimates)
+        pearson = diagnostics.residuals(self.design, self._mu, self.sigma(), "pearson")
+        return self._series(diagnostics.cooks_distance(hat, pearson, self.sigma(), self.design.p))
+
+    def rstudent(self) -> pd.Series:
+        """Studentized residuals."""
+        hat = diagnostics.hat_values(self.design, self.estimates)
+        pearson = diagnostics.residuals(self.design, self._mu, self.sigma(), "pearson")
+        return self._series(diagnostics.studentized(hat, pearson, self.sigma()))
