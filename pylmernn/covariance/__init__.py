@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pylmernn.covariance.diagonal import Diagonal
 from pylmernn.covariance.structure import Structure
@@ -46,7 +47,7 @@ def theta_names(random: Sequence[RandomTerm]) -> list[str]:
     return [name for term in random for name in structure(term.covariance).theta_names(term.group, term.column_names)]
 
 
-def diagonal_positions(random: Sequence[RandomTerm]) -> FloatArray:
+def diagonal_positions(random: Sequence[RandomTerm]) -> NDArray[np.bool_]:
     """Boolean (m,): which entries of theta lie on a diagonal of Lambda, hence have the lower bound 0."""
     return np.concatenate([structure(t.covariance).on_diagonal(t.width) for t in random])
 

@@ -74,8 +74,10 @@ class IterativeProblem(Problem):
 
     def __init__(self, design: Design, REML: bool, control: Control) -> None:
         super().__init__(design, REML)
-        if self.system.C is None:
-            raise ValueError("method 'iterative' is for crossed factors; one grouping factor is exact and fast already.")
+        if not self.system.levels.sizes:
+            raise ValueError(
+                "method 'iterative' is for crossed factors; one grouping factor is exact and fast already."
+            )
         schur = self.system.schur
         probes = Probes(self.system.levels, control.probes, control.seed)
         self._rest = IterativeRest(schur.rows, schur.columns, schur.multiplicity, probes)
@@ -98,6 +100,6 @@ def fit(
     start: FloatArray | None = None,
     callback: Callable[[int, float], None] | None = None,
 ) -> Estimates:
-    """Estimate a linear mixed model with large crossed factors; arguments as in :func:`pylmernn.engines.profiled.fit`."""
+    """Estimate a model with large crossed factors; arguments as in :func:`pylmernn.engines.profiled.fit`."""
     control = dataclasses.replace(control or Control(), tolerance=max(TOLERANCE, (control or Control()).tolerance))
     return estimate(IterativeProblem(design, REML, control), control, start, callback)

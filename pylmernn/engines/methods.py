@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.csgraph
 
 from pylmernn.engines import iterative, profiled
 from pylmernn.engines.control import Control

@@ -6,12 +6,12 @@ The notation is that of Bates et al. (2015), section 3: for relative covariance 
     REML      = log|L|^2 + log|R_X|^2 + (n - p) [1 + log(2 pi r^2 / (n - p))]
 
 with ``L L' = Lambda' Z' W Z Lambda + I`` and r^2 the penalized weighted residual sum of squares. Everything is computed
-from cross-products (:mod:`pylmernn.linalg.crossproducts`): the largest factor is eliminated level by level, what
-remains is factored by :mod:`pylmernn.linalg.rest`.
+from cross-products (:mod:`pylmernn.linalg.crossproducts`): the largest factor is eliminated level by level, what is
+left is factored by :mod:`pylmernn.linalg.rest`.
 
-The gradient in a template Lambda_k is ``2 (E_k - c w_k / r^2) Lambda_k`` with ``E_k`` the sum over levels of the diagonal
-blocks of ``Z' P Z`` (``V^-1`` for P under ML), ``w_k`` that of ``(Z' P y)(Z' P y)'`` and c = n - p (n). Its curvature is
-approximated by average information (Gilmour, Thompson & Cullis 1995), profiled over sigma^2.
+The gradient in a template Lambda_k is ``2 (E_k - c w_k / r^2) Lambda_k`` with ``E_k`` the sum over levels of diagonal
+blocks of ``Z' P Z`` (``V^-1`` for P under ML), ``w_k`` that of ``(Z' P y)(Z' P y)'`` and c = n - p (n). Its curvature
+is approximated by average information (Gilmour, Thompson & Cullis 1995), profiled over sigma^2.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class System:
             widths=tuple(products.ZZ[k].shape[0] for k in rest), sizes=tuple(products.ZZ[k].shape[2] for k in rest)
         )
         self.R = Columns(products.ZR[0], _stack_level_major([products.ZR[k] for k in rest], self.p + 1))
-        self.C: sp.csr_array | None = None
+        self.C = sp.csr_array((0, self.d * self.q))
         if len(rest):
             self.C = sp.vstack([products.cross[0, k] for k in rest], format="csr")
             self.A_rr = _rest_products(products)
@@ -99,7 +99,7 @@ class System:
     def multiply(self, B: Columns) -> Columns:
         """``Z' W Z B``."""
         first = multiply_blocks(self.A, B.first)
-        if self.C is None:
+        if not self.levels.sizes:
             return Columns(first, B.rest)
         C_transposed_rest = (self.C.T @ B.rest).reshape(self.d, self.q, -1).transpose(0, 2, 1)
         return Columns(first + C_transposed_rest, self.C @ self.flat(B.first) + self.A_rr @ B.rest)
@@ -121,7 +121,7 @@ class DirectElimination:
     def __init__(self, system: System, templates: Sequence[FloatArray]) -> None:
         self.system, self.templates = system, templates
         self.G, self.log_determinant = shrinkage_blocks(system.A, templates[0])
-        if system.C is not None:
+        if system.levels.sizes:
             cells = system.schur.scale(templates[1:], system.schur.cells(self.G), transpose=True)
             self.log_determinant += system.factor.factor(cells)
 
@@ -129,7 +129,7 @@ class DirectElimination:
         """``Omega (Z'WZ Omega + I)^-1 T``, Omega = Lambda Lambda': conditional modes for ``T = Z'W(y - X beta)``."""
         s = multiply_blocks(self.G, T.first)
         system = self.system
-        if system.C is None:
+        if not system.levels.sizes:
             return Columns(s, T.rest)
         levels = system.levels
         right = T.rest - system.C @ system.flat(s)
@@ -144,7 +144,7 @@ class DirectElimination:
 
     def information(self) -> list[FloatArray]:
         """``sum_j [Z' V^-1 Z]_jj`` of each factor, (d_k, d_k). The factor is spent afterwards."""
-        if self.system.C is None:
+        if not self.system.levels.sizes:
             return [multiply_blocks(self.residual_blocks(), self.system.A).sum(axis=2)]
         return self.information_of(self.system.factor.inverse_cells())
 
@@ -176,11 +176,12 @@ class DirectElimination:
         inner = schur.levels.column_in_level()
         rows, columns = schur.rows[own], schur.columns[own]
         factor = np.searchsorted(schur.levels.offsets, rows, side="right") - 1
-        out = []
+        out: list[FloatArray] = []
         for k, d in enumerate(schur.levels.widths):
             mine = factor == k
             cell = inner[rows[mine]] * d + inner[columns[mine]]
-            out.append(np.bincount(cell, weights=inverse[own][mine], minlength=d * d).reshape(d, d))
+            total: FloatArray = np.bincount(cell, weights=inverse[own][mine], minlength=d * d).astype(np.float64)
+            out.append(total.reshape(d, d))
         return out
 
 
@@ -214,7 +215,7 @@ def solve(system: System, elimination: DirectElimination, REML: bool, with_score
     n, p = system.n, system.p
     modes = elimination.modes(system.R)
     V = system.products.RR - system.R.dot(modes)
-    RX = np.linalg.cholesky(V[:p, :p])
+    RX: FloatArray = np.asarray(np.linalg.cholesky(V[:p, :p]), dtype=np.float64)
     beta = np.linalg.solve(RX.T, np.linalg.solve(RX, V[:p, p]))
     pwrss = float(V[p, p] - V[:p, p] @ beta)
     if not pwrss > 0:
@@ -250,8 +251,8 @@ def derivatives(
     slopes = []
     for k, (E, v) in enumerate(zip(information, scores, strict=True)):
         if REML:
-            W = np.linalg.solve(at.RX, by_factor(system, at.ZVX)[k])  # (d, p, q): columns of Z'V^-1 X RX^-T
-            E = E - sum_outer(W, W)
+            W = np.asarray(np.linalg.solve(at.RX, by_factor(system, at.ZVX)[k]), dtype=np.float64)  # (d, p, q)
+            E = np.asarray(E - sum_outer(W, W))
         slopes.append(E - df / at.pwrss * sum_outer(v, v))
     gradient = np.array([2.0 * slopes[a.block][a.row] @ templates[a.block][:, a.column] for a in parameters])
     for i, a in enumerate(parameters):

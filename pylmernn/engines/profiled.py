@@ -1,7 +1,7 @@
 """Method ``"profiled"``: linear mixed models by maximum likelihood or REML, exactly.
 
-Beta, b and sigma are profiled out; theta is found by Newton's method on the exact gradient. theta is unconstrained while
-searching and rectified at the end: a column of Lambda and its negative are the same model, so a minimum on lme4's
+Beta, b and sigma are profiled out; theta is found by Newton's method on the exact gradient. theta is unconstrained
+while searching and rectified at the end: a column of Lambda and its negative are the same model, so a minimum on lme4's
 boundary is an ordinary stationary point here.
 """
 
@@ -90,7 +90,7 @@ class WorkingColumns:
 
     @property
     def log_determinant(self) -> float:
-        """log |det transform|."""
+        """Log |det transform|."""
         return float(np.linalg.slogdet(self.transform)[1])
 
 
@@ -195,7 +195,10 @@ class Problem:
 
     def value(self, theta: FloatArray) -> float:
         """The objective: REML criterion or -2 log-likelihood."""
-        return solve(self.system, self.eliminate(self.templates(theta)), self.REML, with_score=False).objective + self.constant
+        return (
+            solve(self.system, self.eliminate(self.templates(theta)), self.REML, with_score=False).objective
+            + self.constant
+        )
 
     def solution(self, theta: FloatArray) -> Solution:
         """All least-squares answers at theta, in working columns."""
@@ -209,9 +212,7 @@ class Problem:
             diagonal[np.abs(diagonal) < NUDGE] = NUDGE
         elimination = self.eliminate(templates)
         at = solve(self.system, elimination, self.REML)
-        gradient, hessian, self.slopes = derivatives(
-            self.system, elimination, at, self.plan.parameters, self.REML
-        )
+        gradient, hessian, self.slopes = derivatives(self.system, elimination, at, self.plan.parameters, self.REML)
         return at.objective + self.constant, gradient, hessian
 
 

@@ -56,7 +56,7 @@ def conditional_variance(design: Design, estimates: Estimates) -> tuple[FloatArr
 def _mode_variances(system: System, elimination: DirectElimination) -> list[FloatArray]:
     """Diagonal blocks of ``Lambda (Lambda'Z'WZ Lambda + I)^-1 Lambda'``, (d_k, d_k, q_k) for each factor."""
     G = elimination.G
-    if system.C is None:
+    if not system.levels.sizes:
         return [G]
     schur, levels = system.schur, system.levels
     K = schur.scale(elimination.templates[1:], system.factor.inverse_cells(), transpose=False)
@@ -75,7 +75,7 @@ def _mode_variances(system: System, elimination: DirectElimination) -> list[Floa
 
 
 def _quadratic_by_level(system: System, K: FloatArray) -> FloatArray:
-    """``C_j' K C_j`` of every eliminated level, (d, d, q); the cells of K hold every pair that a level brings together."""
+    """``C_j' K C_j`` of every eliminated level, (d, d, q); the cells of K hold all pairs that a level joins."""
     schur, d, q = system.schur, system.d, system.q
     q_r = system.levels.n_columns
     apart = schur.multiplicity == 2.0
@@ -134,7 +134,7 @@ def prediction_variance(
     G = elimination.G[:, :, codes]
     s = np.einsum("sti,it->is", G, columns)  # G_j z_0
     variance = np.einsum("is,is->i", s, columns)
-    if system.C is not None:
+    if system.levels.sizes:
         right = _right_sides(system, codes, s, z[1:])
         Z_rest = _right_sides(system, codes, np.zeros_like(s), z[1:])
         x = x - Z_rest @ modes_X.rest

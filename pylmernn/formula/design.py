@@ -106,7 +106,7 @@ class Design:
         """The same design with another response, for refit and simulation."""
         y = np.ascontiguousarray(y, dtype=np.float64)
         if y.shape != self.y.shape:
-            raise DesignError(f"the new response has {y.shape} values but the model has {self.n} rows.")
+            raise DesignError(f"the new response has {len(y)} values but the model has {self.n} rows.")
         check_response(y, self.response)
         return dataclasses.replace(self, y=y)
 
@@ -114,7 +114,8 @@ class Design:
 @dataclass(frozen=True)
 class NewTerm:
     """One random term for new rows: ``codes`` (m,) int32 with -1 for a level the fit has not seen, ``columns`` (m, d),
-    ``unseen``: the unseen level names (shortened list, for messages)."""
+    ``unseen``: the unseen level names (shortened list, for messages).
+    """
 
     codes: IntArray
     columns: FloatArray
@@ -145,7 +146,9 @@ def check_response(y: FloatArray, name: str = "y") -> None:
         raise DesignError(f"no rows are left for the response '{name}' after missing values were removed.")
     bad = np.flatnonzero(~np.isfinite(y))
     if len(bad):
-        raise DesignError(f"the response '{name}' has {len(bad)} infinite or missing values (first in row {bad[0] + 1}).")
+        raise DesignError(
+            f"the response '{name}' has {len(bad)} infinite or missing values (first in row {bad[0] + 1})."
+        )
     if y.min() == y.max():
         raise DesignError(f"the response '{name}' is constant: there is no variance to explain.")
 
@@ -246,7 +249,7 @@ def _check_term(term: RandomTerm, n: int) -> None:
             f"the grouping factor '{term.group}' of {label} has {q} levels in {n} rows: with one row a level its "
             "effects cannot be told from the residuals."
         )
-    if q * term.width >= n and term.covariance == "us":
+    if q * term.width >= n:
         raise DesignError(
             f"the term {label} has {q * term.width} random effects (levels times columns) in {n} rows, so its "
             "variances and the residual variance are unidentifiable: drop columns left of the bar."

@@ -1,7 +1,7 @@
 """The data of a linear mixed model as cross-products: after them, nothing costs what the rows cost.
 
-``A = [Z X y]' W [Z X y]`` is all that penalized least squares needs (Bates et al. 2015, eq. 16 to 18). Cross-products of
-two sets of rows add, so they can be built by chunks or by processes and summed.
+``A = [Z X y]' W [Z X y]`` is all that penalized least squares needs (Bates et al. 2015, eq. 16 to 18). Cross-products
+of two sets of rows add, so they can be built by chunks or by processes and summed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Conjugate gradients for the factors that are left when they are too many for a dense factor.
 
-``M = Lambda' S Lambda + I`` is only multiplied with vectors. Its log-determinant comes from stochastic Lanczos quadrature
-(Ubaru, Chen & Saad 2017), whose tridiagonal matrices conjugate gradients produce on the way. Sampling noise is kept
-small by four means: the matrix is scaled to unit diagonal, M = D^1/2 (I + E) D^1/2; the first two terms of the series of
-log(I + E) are summed exactly from the cells of E; the mean direction of each factor, where the spectrum has its outliers,
-is treated exactly; the probing vectors are the same at every theta.
+``M = Lambda' S Lambda + I`` is only multiplied with vectors. Its log-determinant comes from stochastic Lanczos
+quadrature (Ubaru, Chen & Saad 2017), whose tridiagonal matrices conjugate gradients produce on the way. Sampling noise is
+kept small by four means: the matrix is scaled to unit diagonal, M = D^1/2 (I + E) D^1/2; the first two terms of the series
+of log(I + E) are summed exactly from the cells of E; the mean direction of each factor, where the spectrum has
+its outliers, is treated exactly; the probing vectors are the same at every theta.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def conjugate_gradients(
     residual, direction = B.copy(), B.copy()
     norm = np.einsum("am,am->m", residual, residual)
     goal = tolerance**2 * norm
-    alphas, betas = [], []
+    alphas: list[FloatArray] = []
+    betas: list[FloatArray] = []
     active = norm > 0
     for _ in range(max_steps):
         if not active.any():
@@ -70,9 +71,7 @@ def conjugate_gradients(
     raise np.linalg.LinAlgError(f"conjugate gradients did not converge in {max_steps} steps")
 
 
-def lanczos_quadrature(
-    function: Callable[[FloatArray], FloatArray], krylov: Krylov, B: FloatArray
-) -> FloatArray:
+def lanczos_quadrature(function: Callable[[FloatArray], FloatArray], krylov: Krylov, B: FloatArray) -> FloatArray:
     """``b' f(I + E) b`` for each column b of B, by Gauss quadrature on the Lanczos tridiagonal matrix; shape (m,)."""
     out = np.empty(B.shape[1])
     norms = np.einsum("am,am->m", B, B)
@@ -117,7 +116,7 @@ class Probes:
 
 
 class IterativeRest:
-    """M by products with vectors; the answers of :class:`pylmernn.linalg.rest.DenseRest`, estimated where they are traces.
+    """M by products with vectors: the answers of :class:`pylmernn.linalg.rest.DenseRest`, traces by estimate.
 
     Parameters
     ----------
@@ -186,5 +185,3 @@ def level_sums(levels: RestLevels, left: FloatArray, right: FloatArray, weights:
         block = np.einsum("jsm,jtm,m->st", one, two, weights, optimize=True)
         out.append(0.5 * (block + block.T))
     return out
-
-

@@ -7,12 +7,10 @@ cells of the inverse and the sums of its diagonal blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.csgraph
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
@@ -24,9 +22,17 @@ FloatArray = NDArray[np.float64]
 class RestFactor(Protocol):
     """A factored M; see :class:`DenseRest`."""
 
-    def factor(self, cells: FloatArray) -> float: ...
-    def solve(self, B: FloatArray) -> FloatArray: ...
-    def inverse_cells(self) -> FloatArray: ...
+    def factor(self, cells: FloatArray) -> float:
+        """Factor ``I +`` the cells; returns the log-determinant."""
+        ...
+
+    def solve(self, B: FloatArray) -> FloatArray:
+        """``M^-1 B``."""
+        ...
+
+    def inverse_cells(self) -> FloatArray:
+        """Cells of ``M^-1``; the factor is spent."""
+        ...
 
 
 class DenseRest:
@@ -124,7 +130,7 @@ class ComponentRest:
         self._L = []
         for block in self._blocks():
             np.einsum("jss->js", block)[...] += 1.0
-            L = np.linalg.cholesky(block)
+            L = np.asarray(np.linalg.cholesky(block), dtype=np.float64)
             log_determinant += 2.0 * float(np.log(np.einsum("jss->js", L)).sum())
             self._L.append(L)
         return log_determinant

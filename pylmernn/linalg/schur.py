@@ -122,9 +122,7 @@ class SchurMap:
             return np.asarray(cells * relative[self.rows] * relative[self.columns])
         out = np.empty_like(cells)
         for k, m, start, stop in self.kinds:
-            left, right = (
-                (templates[k].T, templates[m]) if transpose else (templates[k], templates[m].T)
-            )
+            left, right = (templates[k].T, templates[m]) if transpose else (templates[k], templates[m].T)
             block = cells[start:stop].reshape(len(left), len(right), -1)
             block = np.einsum("ab,bcj,cd->adj", left, block, right, optimize=True)
             out[start:stop] = block.ravel()
@@ -253,7 +251,7 @@ def _pairs(
     by_column = C.tocsc()
     count = np.diff(by_column.indptr).astype(np.int64)
     start = by_column.indptr[:-1].astype(np.int64)
-    place = {pair: position for position, pair in enumerate(zip(*np.triu_indices(d), strict=True))}
+    place = {(int(s), int(t)): i for i, (s, t) in enumerate(zip(*np.triu_indices(d), strict=True))}
     parts = []
     for s in range(d):
         for t in range(d):
@@ -272,4 +270,3 @@ def _pairs(
             parts.append((a[keep].astype(np.int64), b[keep].astype(np.int64), position[keep], products[keep]))
     rows, columns, index, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     return rows, columns, index, values
-
