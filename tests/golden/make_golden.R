@@ -1,7 +1,7 @@
 # Makes the golden numbers: lme4's optima, estimates and objectives at random
 # theta for the models below, and the data they were fitted to.
 #
-#   OMP_NUM_THREADS=1 Rscript tests/golden/make_golden.R    (about 10 minutes)
+#   OMP_NUM_THREADS=1 Rscript tests/golden/make_golden.R    (about 3 minutes)
 #
 # Writes tests/golden/models.json.gz, tests/golden/data/ and
 # pylmernn/datasets/data/. Run from the root of the checkout.
@@ -364,7 +364,7 @@ golden <- function(m) {
         )
       })
     },
-    random_theta = thetas,
+    random_theta = lapply(thetas, as.list),
     random_objective = as.list(vapply(thetas, devfun, 0))
   ))
 }
