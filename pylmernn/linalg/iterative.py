@@ -1,9 +1,9 @@
 """Conjugate gradients for the factors that are left when they are too many for a dense factor.
 
 ``M = Lambda' S Lambda + I`` is only multiplied with vectors. Its log-determinant comes from stochastic Lanczos
-quadrature (Ubaru, Chen & Saad 2017), whose tridiagonal matrices conjugate gradients produce on the way. Sampling noise is
-kept small by four means: the matrix is scaled to unit diagonal, M = D^1/2 (I + E) D^1/2; the first two terms of the series
-of log(I + E) are summed exactly from the cells of E; the mean direction of each factor, where the spectrum has
+quadrature (Ubaru, Chen & Saad 2017), whose tridiagonal matrices conjugate gradients produce on the way. Sampling noise
+is kept small by four means: the matrix is scaled to unit diagonal, M = D^1/2 (I + E) D^1/2; the first two terms of the
+series of log(I + E) are summed exactly from the cells of E; the mean direction of each factor, where the spectrum has
 its outliers, is treated exactly; the probing vectors are the same at every theta.
 """
 
