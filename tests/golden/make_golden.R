@@ -364,7 +364,7 @@ golden <- function(m) {
         )
       })
     },
-    random_theta = lapply(thetas, as.list),
+    random_theta = lapply(thetas, function(x) as.list(unname(x))),
     random_objective = as.list(vapply(thetas, devfun, 0))
   ))
 }
