@@ -81,7 +81,7 @@ class IterativeProblem(Problem):
         schur = self.system.schur
         probes = Probes(self.system.levels, control.probes, control.seed)
         self._rest = IterativeRest(schur.rows, schur.columns, schur.multiplicity, probes)
-        self._C_t = self.system.C.T.tocsr()
+        self._C_t = sp.csr_array(self.system.C).T.tocsr()
 
     def eliminate(self, templates: Sequence[FloatArray]) -> IterativeElimination:
         """The random effects at templates Lambda."""

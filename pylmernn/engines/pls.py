@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,6 +31,8 @@ from pylmernn.linalg.schur import RestLevels, SchurMap, schur_map
 from pylmernn.linalg.smallblocks import multiply_blocks, shrinkage_blocks, sum_outer
 
 FloatArray = NDArray[np.float64]
+
+SMALL = 20_000  # entries below which a dense matrix is faster than a sparse one
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class Columns:
 
     def dot(self, other: Columns) -> FloatArray:
         """Inner products (m, m') of the columns of both."""
-        first = np.einsum("smq,snq->mn", self.first, other.first, optimize=True) if self.first.size else 0.0
-        return np.asarray(first + self.rest.T @ other.rest)
+        out = self.rest.T @ other.rest
+        for one, two in zip(self.first, other.first, strict=True):
+            out += one @ two.T
+        return np.asarray(out)
 
 
 class System:
@@ -85,11 +90,13 @@ class System:
             widths=tuple(products.ZZ[k].shape[0] for k in rest), sizes=tuple(products.ZZ[k].shape[2] for k in rest)
         )
         self.R = Columns(products.ZR[0], _stack_level_major([products.ZR[k] for k in rest], self.p + 1))
-        self.C = sp.csr_array((0, self.d * self.q))
+        self.C: Any = sp.csr_array((0, self.d * self.q))
         if len(rest):
             self.C = sp.vstack([products.cross[0, k] for k in rest], format="csr")
-            self.A_rr = _rest_products(products)
+            self.A_rr: Any = _rest_products(products)
             self.schur: SchurMap = schur_map(self.A, self.C, self.A_rr, self.levels)
+            if self.C.shape[0] * self.C.shape[1] <= SMALL:
+                self.C, self.A_rr = self.C.toarray(), self.A_rr.toarray()
 
     @functools.cached_property
     def factor(self) -> RestFactor:
@@ -236,12 +243,8 @@ def solve(system: System, elimination: DirectElimination, REML: bool, with_score
 
 def derivatives(
     system: System, elimination: DirectElimination, at: Solution, parameters: Sequence[Parameter], REML: bool
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-    """Gradient (m,) and average-information Hessian (m, m) in theta, and the gradients in the templates' products.
-
-    The third value holds, for each factor, the symmetric (d_k, d_k) derivative of the objective in
-    ``Lambda_k Lambda_k'``, whose diagonal decides on which side of zero a variance wants to be.
-    """
+) -> tuple[FloatArray, FloatArray]:
+    """Gradient (m,) and average-information Hessian (m, m) of the objective in theta."""
     df = system.n - system.p if REML else system.n
     templates = elimination.templates
     directions = _directions(system, at.score, templates, parameters)
@@ -259,7 +262,7 @@ def derivatives(
         for j, c in enumerate(parameters):
             if a.block == c.block and a.column == c.column:
                 H[i, j] += 2.0 * slopes[a.block][a.row, c.row]
-    return gradient, H, slopes
+    return gradient, H
 
 
 def _directions(

@@ -19,6 +19,7 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.pls import DirectElimination, Parameter, Solution, System, by_factor, derivatives, solve
+from pylmernn.engines.start import moment_start
 from pylmernn.formula.design import Design, RandomTerm
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
 
@@ -139,28 +140,6 @@ def _column(term: RandomTerm, s: int) -> FloatArray | None:
     return np.ascontiguousarray(column)
 
 
-def moment_start(system: System, plan: Layout) -> FloatArray:
-    """A start for theta from one-way analyses of variance of the OLS residuals, factor by factor."""
-    total = float(system.products.RR[-1, -1]) / system.n
-    relative = []
-    for ZR, ZZ in zip(system.products.ZR, system.products.ZZ, strict=True):
-        for s in range(len(ZZ)):
-            size, sums = ZZ[s, s], ZR[s, -1]
-            used = size > 0
-            between = float((sums[used] ** 2 / size[used]).sum())
-            spread = float(size.sum() - used.sum())
-            share = (between / total - used.sum()) / spread if spread > 0 else 0.1
-            mean_square = float(size.sum()) / system.n
-            relative.append((max(share, 0.01), mean_square))
-    residual = max(1.0 - sum(min(share * mean_square, 0.5) for share, mean_square in relative), 0.2)
-    columns = np.cumsum([0] + [len(ZZ) for ZZ in system.products.ZZ])
-    theta = np.zeros(len(plan.parameters))
-    for i, a in enumerate(plan.parameters):
-        if a.row == a.column:
-            theta[i] = np.sqrt(relative[columns[a.block] + a.row][0] / residual)
-    return theta
-
-
 class Problem:
     """One design ready to be evaluated at any theta.
 
@@ -178,7 +157,7 @@ class Problem:
         self.plan = layout(design.random)
         self.system, self.working = system_of(design, self.plan)
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
-        self.slopes: list[FloatArray] = []
+        self._last: tuple[FloatArray, Solution] | None = None
 
     def eliminate(self, templates: Sequence[FloatArray]) -> DirectElimination:
         """The factored random effects at templates Lambda."""
@@ -202,6 +181,8 @@ class Problem:
 
     def solution(self, theta: FloatArray) -> Solution:
         """All least-squares answers at theta, in working columns."""
+        if self._last is not None and np.array_equal(self._last[0], theta):
+            return self._last[1]  # the search ends where it last evaluated
         return solve(self.system, self.eliminate(self.templates(theta)), self.REML)
 
     def value_and_derivatives(self, theta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
@@ -212,7 +193,9 @@ class Problem:
             diagonal[np.abs(diagonal) < NUDGE] = NUDGE
         elimination = self.eliminate(templates)
         at = solve(self.system, elimination, self.REML)
-        gradient, hessian, self.slopes = derivatives(self.system, elimination, at, self.plan.parameters, self.REML)
+        nudged = any((a != b).any() for a, b in zip(templates, self.templates(theta), strict=True))
+        self._last = None if nudged else (theta.copy(), at)
+        gradient, hessian = derivatives(self.system, elimination, at, self.plan.parameters, self.REML)
         return at.objective + self.constant, gradient, hessian
 
 
@@ -282,7 +265,11 @@ def estimate(
     """Search theta for a problem; the steps of :func:`fit` after the data are summed."""
     design = problem.design
     begun = time.perf_counter()
-    theta = moment_start(problem.system, problem.plan) if start is None else np.asarray(start, dtype=np.float64)
+    theta = (
+        moment_start(problem.system.products, problem.plan.parameters)
+        if start is None
+        else np.asarray(start, dtype=np.float64)
+    )
     if theta.shape != (len(problem.plan.parameters),):
         raise ValueError(f"start has shape {theta.shape}; the model has {len(problem.plan.parameters)} parameters.")
     found = minimize(

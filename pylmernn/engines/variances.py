@@ -82,7 +82,7 @@ def _quadratic_by_level(system: System, K: FloatArray) -> FloatArray:
     rows = np.concatenate([schur.rows, schur.columns[apart]])
     columns = np.concatenate([schur.columns, schur.rows[apart]])
     matrix = sp.csr_array((np.concatenate([K, K[apart]]), (rows, columns)), shape=(q_r, q_r))
-    by_column = system.C.tocsc()
+    by_column = sp.csc_array(system.C)
     Q = np.empty((d, d, q))
     for start in range(0, q, 2048):
         levels = slice(start, min(start + 2048, q))
@@ -175,4 +175,4 @@ def _right_sides(
     pick = sp.csr_array(
         (s.T.ravel(), (np.tile(np.arange(m), system.d), np.concatenate(index))), shape=(m, system.d * system.q)
     )
-    return (own - pick @ system.C.T).tocsr()
+    return (own - pick @ sp.csr_array(system.C).T).tocsr()
