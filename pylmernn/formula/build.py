@@ -19,6 +19,7 @@ from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.frame import NA_ACTIONS, ModelFrame, Source
 from pylmernn.formula.modelmatrix import model_matrix
 from pylmernn.formula.nodes import Call, deparse, names_in
+from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.records import record, sum_offsets
 from pylmernn.formula.rows import choose_rows, extra_variable
 from pylmernn.formula.table import protected
@@ -78,7 +79,7 @@ def build(
     parsed = parse(formula) if isinstance(formula, str) else formula
     if na_action not in NA_ACTIONS:
         raise DesignError(f"na_action='{na_action}' is unknown: use one of {', '.join(NA_ACTIONS)}.")
-    table = as_pandas(data)
+    table = data if isinstance(data, pd.DataFrame) else as_pandas(data, _wanted(parsed, weights, offset, subset))
     _refuse_networks(parsed, table)
     env = Evaluator(table, {}, True, FUNCTIONS)
     dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
@@ -165,6 +166,20 @@ def _refuse_networks(formula: Formula, table: pd.DataFrame) -> None:
         for name in names_in(bar.lhs):
             if name.split(".")[0] in ("nn", "crf") and name not in table.columns:
                 raise DesignError(f"{bar.label}: this version does not fit network parameters that vary by group yet.")
+
+
+def _wanted(formula: Formula, *arguments: Any) -> set[str] | None:
+    """Every name in the formula and in the arguments that are texts; None where any column may be meant."""
+    if formula.has_dot:
+        return None
+    wanted = set(names_in(formula.tree))
+    for text in arguments:
+        if isinstance(text, str):
+            try:
+                wanted.update(names_in(parse_expression(text, query=True)))
+            except DesignError:  # a column whose name is no expression, or a mistake that is reported later
+                return None
+    return wanted
 
 
 def _dot_columns(formula: Formula, table: pd.DataFrame, weights: Any, offset: Any) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,12 +11,14 @@ import pandas as pd
 from pylmernn.formula.design import DesignError
 
 
-def as_pandas(data: Any) -> pd.DataFrame:
+def as_pandas(data: Any, wanted: Collection[str] | None = None) -> pd.DataFrame:
     """A pandas DataFrame of the same columns; nothing is copied where that can be helped.
 
     Parameters
     ----------
     data : DataFrame, mapping of names to arrays, or any table narwhals reads (polars, pyarrow, modin, ...)
+    wanted : collection of str, optional
+        The columns needed, so that only these are converted; pandas tables pass as they are.
 
     Raises
     ------
@@ -39,6 +41,8 @@ def as_pandas(data: Any) -> pd.DataFrame:
         ) from error
     if isinstance(table, nw.LazyFrame):
         table = table.collect()
+    if wanted is not None and set(wanted) <= set(table.columns):
+        table = table.select([name for name in table.columns if name in wanted])
     return table.to_pandas()
 
 

@@ -164,6 +164,8 @@ def parse(text: str) -> Formula:
     tree = parse_expression(text)
     if not (isinstance(tree, Binary) and tree.operator == "~"):
         raise DesignError(f"'{text}' has no response: write response ~ predictors + (1 | group).")
+    if isinstance(tree.left, Binary) and tree.left.operator == "~":
+        raise DesignError(f"a formula has one '~', not two as '{text}'.")
     bars: list[Bar] = []
     specials: list[Call] = []
     fixed = _split(tree.right, bars, specials)
@@ -202,8 +204,6 @@ def _split(node: Node, bars: list[Bar], specials: list[Call]) -> Node | None:
         return Binary("+", left, right)
     if isinstance(node, Binary) and node.operator in _BARS:
         raise DesignError(f"put the bar into parentheses: ({deparse(node)}).")
-    if isinstance(node, Binary) and node.operator == "~":
-        raise DesignError("a formula has one '~'.")
     _refuse_bars(node, "combined with other terms except by '+'")
     return node
 

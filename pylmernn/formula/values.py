@@ -179,6 +179,8 @@ def number_factor(values: FloatArray) -> Factor:
         np.isfinite(found).all() and (found == np.round(found)).all() and np.abs(found).max() < 1e15
     )
     levels = found.astype(np.int64).astype(str) if whole else np.array([f"{x:.15g}" for x in found])
+    if len(set(levels.tolist())) < len(levels):  # numbers that differ only beyond 15 digits
+        levels = np.array([repr(x) for x in found.tolist()])
     return Factor(codes.astype(np.int32), levels)
 
 
