@@ -78,6 +78,9 @@ def minimize(
             new_value, new_gradient, new_hessian = objective(x + step)
         except np.linalg.LinAlgError:
             new_value, new_gradient, new_hessian = np.inf, gradient, hessian
+        except KeyboardInterrupt:
+            message = f"interrupted after {evaluations} evaluations; these are the best estimates so far"
+            break
         evaluations += 1
         ratio = (value - new_value) / predicted
         length = float(np.linalg.norm(step))

@@ -193,3 +193,20 @@ def test_cross_products_of_chunks_add_up():
     np.testing.assert_allclose(whole.cross[0, 1].toarray(), sum_of_parts.cross[0, 1].toarray())
     assert whole.n == sum_of_parts.n
     assert whole.sum_log_weights == pytest.approx(sum_of_parts.sum_log_weights)
+
+
+def test_an_interrupted_search_keeps_its_best_state():
+    from pylmernn.engines.newton import minimize
+
+    calls = []
+
+    def objective(x):
+        calls.append(x)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return float((x**4).sum()), 4 * x**3, np.diag(12 * x**2)
+
+    found = minimize(objective, np.array([3.0, 2.0]))
+    assert "interrupted after 3 evaluations" in found.message
+    assert found.value < 3.0**4 + 2.0**4
+    np.testing.assert_array_equal(found.x, calls[2])
