@@ -1,0 +1,116 @@
+# A genuine lme4 object, and the verbs that go through one.
+
+#' The same fit as an object of lme4
+#'
+#' Builds the `lmerMod` that lme4 would have made at the estimated parameters, without searching for them again. All that
+#' other packages do with lme4's fits then works: profiles, [lme4::bootMer()], lmerTest, emmeans, performance.
+#' It is built each time, which takes seconds where there are 100,000 rows.
+#'
+#' @param fit A fit by [lmernn()].
+#' @return An object of class `lmerMod`.
+#' @export
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' class(as_merMod(fit))
+as_merMod <- function(fit) {
+  if (!inherits(fit, "merModNN")) {
+    stop("as_merMod() takes a fit by lmernn().", call. = FALSE)
+  }
+  parsed <- parse_formula(lme4_formula(fit$formula))
+  frame <- lme4_frame(fit, parsed)
+  bars <- lapply(parsed$bars, function(bar) call("|", bar$columns, bar$group))
+  random <- lme4::mkReTrms(bars, frame)
+  devfun <- lme4::mkLmerDevfun(frame, fixed_matrix(fit), random, REML = fit$REML)
+  theta <- theta_for(fit, random)
+  value <- devfun(theta)
+  # refit(), profile() and bootMer() read from `opt` by which optimizer they should search
+  opt <- structure(
+    list(par = theta, fval = value, feval = fit$convergence$n_evaluations, conv = 0, message = "from pylmernn"),
+    optimizer = "nloptwrap", control = list()
+  )
+  conv <- list(opt = 0, lme4 = list())
+  lme4::mkMerMod(environment(devfun), opt, random, fr = frame, mc = lme4_call(fit, parsed$formula), lme4conv = conv)
+}
+
+# The model frame with the attributes that lme4 gives it.
+lme4_frame <- function(fit, parsed) {
+  frame <- fit$frame
+  terms <- attr(frame, "terms")
+  attr(terms, "predvars.fixed") <- attr(fit$fixed$terms, "predvars")
+  attr(terms, "varnames.fixed") <- variable_names(fit$fixed$terms)
+  random <- formula(fit, random.only = TRUE)
+  random[[3L]] <- bars_as_sums(random[[3L]])
+  attr(terms, "predvars.random") <- attr(terms_in_frame(random, frame), "predvars")
+  attr(frame, "terms") <- terms
+  attr(frame, "formula") <- parsed$formula
+  for (bar in parsed$bars) {
+    for (part in group_parts(bar$group)) {
+      name <- deparse1(part)
+      if (is.character(frame[[name]])) frame[[name]] <- factor(frame[[name]])
+    }
+  }
+  frame
+}
+
+# theta in the order of lme4's terms: ours, but for diag(), whose columns are separate terms there.
+theta_for <- function(fit, random) {
+  labels <- theta_labels(fit)
+  wanted <- unlist(Map(function(names, group) {
+    at <- theta_positions(list(names = names, covariance = "us"))
+    paste0(group, ".", names[at[, 1L]], ifelse(at[, 1L] == at[, 2L], "", paste0(".", names[at[, 2L]])))
+  }, random$cnms, names(random$cnms)), use.names = FALSE)
+  if (identical(labels, wanted)) {
+    return(fit$theta)
+  }
+  if (anyDuplicated(labels) || !setequal(labels, wanted)) {
+    stop("lme4 cannot hold the diag() term of this model, whose columns it would correlate.", call. = FALSE)
+  }
+  fit$theta[match(wanted, labels)]
+}
+
+# The call as lmer() would have had it.
+lme4_call <- function(fit, formula) {
+  call <- as.list(fit$call)
+  shared <- intersect(names(call), c("data", "weights", "subset", "na.action", "offset", "contrasts"))
+  as.call(c(quote(lme4::lmer), list(formula = formula), call[shared], list(REML = fit$REML)))
+}
+
+#' Verbs that work through lme4
+#'
+#' Profiles, principal components of the random effects and diagnostics of influence: each makes lme4's object of the fit
+#' first, see [as_merMod()], and returns what lme4 returns for it.
+#'
+#' @param object,model,fitted,x A fit by [lmernn()].
+#' @param ... Arguments of lme4's method.
+#' @return What lme4 returns.
+#' @name through-lme4
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' head(hatvalues(fit))
+NULL
+
+#' @rdname through-lme4
+#' @export
+profile.merModNN <- function(fitted, ...) profile(as_merMod(fitted), ...)
+
+#' @rdname through-lme4
+#' @export
+rePCA.merModNN <- function(x) rePCA(as_merMod(x))
+
+#' @rdname through-lme4
+#' @export
+influence.merModNN <- function(model, ...) influence(as_merMod(model), ...)
+
+#' @rdname through-lme4
+#' @export
+hatvalues.merModNN <- function(model, ...) hatvalues(as_merMod(model), ...)
+
+#' @rdname through-lme4
+#' @export
+cooks.distance.merModNN <- function(model, ...) cooks.distance(as_merMod(model), ...)
+
+#' @rdname through-lme4
+#' @export
+rstudent.merModNN <- function(model, ...) rstudent(as_merMod(model), ...)

@@ -1,0 +1,137 @@
+# Fixed and random effects and their (co)variances.
+
+#' Estimates of a fit
+#'
+#' The verbs of lme4, with its arguments and its answers: `fixef()` the fixed effects, `ranef()` the conditional modes of
+#' the random effects, `coef()` their sums, `VarCorr()` and `sigma()` the variances, `vcov()` the covariance of the fixed
+#' effects, `ngrps()` the numbers of levels.
+#'
+#' @param object,x A fit by [lmernn()].
+#' @param add.dropped Whether columns dropped from a rank-deficient model matrix appear, as `NA`.
+#' @param condVar Whether the conditional variances come along, as attribute `"postVar"`.
+#' @param drop Whether effects with one column become vectors.
+#' @param whichel Names of the grouping factors that are wanted.
+#' @param sigma A factor for the standard deviations, 1 by default, as in [nlme::VarCorr()].
+#' @param correlation Whether [vcov()] also stores the correlation matrix, as [summary()] wants it.
+#' @param ... Ignored.
+#' @return What lme4 returns: `ranef()` an object of class `ranef.mer`, `coef()` of class `coef.mer`, `VarCorr()` of class
+#'   `VarCorr.merMod`, `vcov()` a `dpoMatrix`.
+#' @name estimates
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' fixef(fit)
+#' head(as.data.frame(ranef(fit)))
+#' VarCorr(fit)
+NULL
+
+#' @rdname estimates
+#' @export
+fixef.merModNN <- function(object, add.dropped = FALSE, ...) {
+  if (!add.dropped || length(object$dropped) == 0L) {
+    return(object$beta)
+  }
+  all <- rep(NA_real_, length(object$kept) + length(object$dropped))
+  all[object$kept] <- object$beta
+  names(all)[c(object$kept, object$dropped)] <- c(names(object$beta), names(object$dropped))
+  all
+}
+
+#' @rdname estimates
+#' @export
+ranef.merModNN <- function(object, condVar = TRUE, drop = FALSE, whichel = names(object$flist), ...) {
+  assign <- attr(object$flist, "assign")
+  variances <- if (condVar) conditional_variances(object)
+  effects <- lapply(seq_along(object$flist), function(i) {
+    own <- which(assign == i)
+    columns <- do.call(cbind, lapply(own, function(k) {
+      matrix(t(object$b[[k]]), ncol = length(object$cnms[[k]]), dimnames = list(NULL, object$cnms[[k]]))
+    }))
+    frame <- data.frame(columns, row.names = levels(object$flist[[i]]), check.names = FALSE)
+    if (condVar) {
+      attr(frame, "postVar") <- if (length(own) == 1L) variances[[own]] else variances[own]
+    }
+    frame
+  })
+  names(effects) <- names(object$flist)
+  effects <- effects[names(effects) %in% whichel]
+  if (drop) effects <- lapply(effects, drop_single_column)
+  structure(effects, class = "ranef.mer")
+}
+
+drop_single_column <- function(frame) {
+  if (ncol(frame) > 1L) {
+    return(frame)
+  }
+  vector <- stats::setNames(frame[[1L]], rownames(frame))
+  variance <- attr(frame, "postVar")
+  if (!is.null(variance)) attr(vector, "postVar") <- drop(variance)
+  vector
+}
+
+# Var(b | y) of each term, d x d x levels: stored in small fits, else from Python, else from lme4.
+conditional_variances <- function(object) {
+  if (!is.null(object$cond_var)) {
+    return(object$cond_var)
+  }
+  if (python_ready()) {
+    sent <- send_design(model_of(object))
+    meta <- c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma))
+    reply <- call_python("conditional_variance", meta, c(sent$buffers, as_buffers(object$theta)))
+    return(variance_arrays(reply$arrays, object$bars))
+  }
+  modes <- lme4::ranef(as_merMod(object), condVar = TRUE)
+  by_factor <- lapply(modes, function(frame) {
+    variance <- attr(frame, "postVar")
+    if (is.list(variance)) variance else list(variance)
+  })
+  unlist(by_factor, recursive = FALSE, use.names = FALSE)[order(order(attr(object$flist, "assign")))]
+}
+
+#' @rdname estimates
+#' @export
+coef.merModNN <- function(object, ...) {
+  fixed <- fixef(object)
+  random <- ranef(object, condVar = FALSE)
+  only_random <- setdiff(unlist(lapply(random, colnames)), names(fixed))
+  fixed <- c(stats::setNames(numeric(length(only_random)), only_random), fixed)
+  sums <- lapply(random, function(effects) {
+    total <- matrix(fixed, nrow(effects), length(fixed), byrow = TRUE, dimnames = list(rownames(effects), names(fixed)))
+    for (name in colnames(effects)) total[, name] <- total[, name] + effects[[name]]
+    data.frame(total, check.names = FALSE)
+  })
+  structure(sums, class = "coef.mer")
+}
+
+#' @rdname estimates
+#' @export
+VarCorr.merModNN <- function(x, sigma = 1, ...) {
+  scale <- x$sigma * sigma
+  covariances <- Map(function(Lambda, names) {
+    covariance <- scale^2 * tcrossprod(Lambda)
+    dimnames(covariance) <- list(names, names)
+    stddev <- stats::setNames(sqrt(diag(covariance)), names)
+    correlation <- covariance / outer(stddev, stddev)
+    diag(correlation) <- 1
+    structure(covariance, stddev = stddev, correlation = correlation)
+  }, templates(x), x$cnms)
+  names(covariances) <- make.unique(names(x$cnms))
+  structure(covariances, sc = scale, useSc = TRUE, class = "VarCorr.merMod")
+}
+
+#' @rdname estimates
+#' @export
+sigma.merModNN <- function(object, ...) object$sigma
+
+#' @rdname estimates
+#' @export
+vcov.merModNN <- function(object, correlation = TRUE, ...) {
+  covariance <- object$sigma^2 * object$unscaled_vcov
+  result <- methods::as(methods::as(covariance, "symmetricMatrix"), "dpoMatrix")
+  if (correlation) result@factors$correlation <- methods::as(result, "corMatrix")
+  result
+}
+
+#' @rdname estimates
+#' @export
+ngrps.merModNN <- function(object, ...) vapply(object$flist, nlevels, 0L)

@@ -1,0 +1,177 @@
+# From a parsed formula and data to the arrays of a model, all with R's own model.frame() and model.matrix().
+
+na_actions <- c("omit", "exclude", "fail", "pass")
+
+# The model frame, as lme4 has it: one frame for fixed and random variables, weights and offset.
+#
+# `call` is the matched call of lmernn(): weights, subset and offset are evaluated in the data, then where the formula
+# was written, then where lmernn() was called.
+build_frame <- function(parsed, data, call, caller) {
+  env <- environment(parsed$formula)
+  if (is.null(env)) env <- caller
+  data <- check_data(data)
+  check_variables(parsed$frame, data, env)
+  extra <- lapply(call[intersect(c("subset", "weights", "offset"), names(call))], evaluate_extra, data, env, caller)
+  for (name in names(extra)) check_extra(extra[[name]], name, data, parsed$frame, env)
+  frame_call <- as.call(c(
+    list(quote(stats::model.frame), formula = parsed$frame, data = data, drop.unused.levels = TRUE),
+    extra,
+    list(na.action = evaluate_na_action(call, caller))
+  ))
+  frame <- withCallingHandlers(
+    tryCatch(eval(frame_call), error = function(e) stop(conditionMessage(e), call. = FALSE))
+  )
+  if (nrow(frame) == 0L) {
+    stop("no rows are left: every row has a missing value or is outside subset.", call. = FALSE)
+  }
+  frame
+}
+
+check_data <- function(data) {
+  if (is.null(data) || inherits(data, "data.frame")) {
+    return(as_plain_frame(data))
+  }
+  if (is.list(data) || is.environment(data)) {
+    return(data)
+  }
+  stop(sprintf("data must be a data frame, not an object of class '%s'.", class(data)[1L]), call. = FALSE)
+}
+
+# A tibble or data.table keeps its columns but not its own indexing, which model.frame() does not expect.
+as_plain_frame <- function(data) {
+  if (is.null(data) || identical(class(data), "data.frame")) data else as.data.frame(data)
+}
+
+check_variables <- function(formula, data, env) {
+  known <- c(names(data), ".")
+  for (name in setdiff(all.vars(formula), known)) {
+    if (!exists(name, envir = env)) {
+      columns <- if (length(names(data))) paste0(": the columns are ", abbreviate_list(names(data))) else ""
+      stop(sprintf("the formula uses '%s', which is not a column of the data%s.", name, columns), call. = FALSE)
+    }
+  }
+}
+
+abbreviate_list <- function(names, most = 10L) {
+  if (length(names) > most) names <- c(names[seq_len(most)], "...")
+  paste(names, collapse = ", ")
+}
+
+evaluate_extra <- function(expression, data, env, caller) {
+  tryCatch(
+    eval(expression, data, env),
+    error = function(e) {
+      tryCatch(eval(expression, data, caller), error = function(again) stop(conditionMessage(e), call. = FALSE))
+    }
+  )
+}
+
+check_extra <- function(value, name, data, formula, env) {
+  if (is.null(value) || name == "subset") {
+    return(invisible())
+  }
+  if (!is.numeric(value) && !(is.logical(value) && all(is.na(value)))) {
+    stop(sprintf("%s must be numeric, not of class '%s'.", name, class(value)[1L]), call. = FALSE)
+  }
+  rows <- if (is.data.frame(data)) nrow(data) else NROW(eval(formula[[2L]], data, env))
+  if (length(value) != rows) {
+    stop(sprintf("%s has %d values but the data have %d rows.", name, length(value), rows), call. = FALSE)
+  }
+  if (name == "weights") {
+    check_weights(value)
+  }
+}
+
+check_weights <- function(weights) {
+  if (anyNA(weights)) {
+    stop(sprintf("weights has %d missing values: give every row a weight.", sum(is.na(weights))), call. = FALSE)
+  }
+  if (any(weights < 0)) {
+    stop(sprintf("weights has %d negative values: weights must be positive.", sum(weights < 0)), call. = FALSE)
+  }
+}
+
+# na.action = "omit", "na.omit" or na.omit; the default is R's own option.
+evaluate_na_action <- function(call, caller) {
+  if (is.null(call$na.action)) {
+    return(getOption("na.action", "na.omit"))
+  }
+  action <- eval(call$na.action, caller)
+  if (is.character(action)) {
+    short <- sub("^na\\.", "", action)
+    if (length(action) != 1L || !short %in% na_actions) {
+      stop("na.action must be \"omit\", \"exclude\" or \"fail\", or a function such as na.omit.", call. = FALSE)
+    }
+    action <- paste0("na.", short)
+  }
+  action
+}
+
+# The response as a plain double vector.
+response_of <- function(frame) {
+  y <- frame[[1L]]
+  name <- names(frame)[1L]
+  if (is.matrix(y) && ncol(y) == 1L) y <- drop(y)
+  if (!is.numeric(y) || is.matrix(y)) {
+    kind <- if (is.matrix(y)) "a matrix" else paste0("of class '", class(y)[1L], "'")
+    stop(sprintf("the response '%s' is %s: a linear mixed model needs one numeric column.", name, kind), call. = FALSE)
+  }
+  as.double(y)
+}
+
+# terms of a formula with the predvars that the model frame found, so that poly() or scale() of new data use the same
+# centre and basis.
+terms_in_frame <- function(formula, frame) {
+  result <- terms(formula)
+  whole <- attr(frame, "terms")
+  at <- match(variable_names(result), variable_names(whole))
+  if (anyNA(at)) {
+    stop(sprintf("cannot find '%s' in the model frame.", variable_names(result)[is.na(at)][1L]), call. = FALSE)
+  }
+  attr(result, "predvars") <- as.call(c(quote(list), as.list(attr(whole, "predvars"))[at + 1L]))
+  attr(result, "dataClasses") <- attr(whole, "dataClasses")[at]
+  result
+}
+
+variable_names <- function(terms) vapply(as.list(attr(terms, "variables"))[-1L], deparse1, "")
+
+# A model matrix with what is needed to make it again for new data.
+#
+# Returns list(terms, matrix, contrasts, xlev).
+matrix_part <- function(formula, frame, contrasts = NULL) {
+  part_terms <- terms_in_frame(formula, frame)
+  unused <- setdiff(names(contrasts), rownames(attr(part_terms, "factors")))
+  if (length(unused)) {
+    stop(sprintf("contrasts names '%s', which is not a fixed-effect factor.", unused[1L]), call. = FALSE)
+  }
+  used <- tryCatch(
+    stats::model.matrix(part_terms, frame, contrasts.arg = contrasts),
+    error = function(e) stop(conditionMessage(e), call. = FALSE)
+  )
+  list(
+    terms = part_terms,
+    matrix = used,
+    contrasts = attr(used, "contrasts"),
+    xlev = stats::.getXlevels(part_terms, frame)
+  )
+}
+
+# The columns of a bar; `matrix` is NULL for a plain intercept, which every row shares.
+bar_part <- function(bar, frame) {
+  if (identical(bar$columns, 1)) {
+    return(list(terms = NULL, matrix = NULL, names = "(Intercept)"))
+  }
+  part <- matrix_part(one_sided(bar$columns, environment(attr(frame, "terms"))), frame)
+  part$names <- colnames(part$matrix)
+  if (length(part$names) == 0L) {
+    stop(sprintf("the random term %s has no columns left of the bar.", bar$label), call. = FALSE)
+  }
+  part
+}
+
+# A part's matrix for other data.
+matrix_for <- function(part, data, na.action = stats::na.pass) {
+  part_terms <- stats::delete.response(part$terms)
+  frame <- stats::model.frame(part_terms, data, na.action = na.action, xlev = part$xlev)
+  stats::model.matrix(part_terms, frame, contrasts.arg = part$contrasts)
+}

@@ -1,0 +1,153 @@
+#' Fit a linear mixed model
+#'
+#' Fits the model that [lme4::lmer()] fits, written in the same formula language, and gives the same numbers. The data are
+#' summed once; after that a step costs what the levels cost, not the rows, and the gradient is exact.
+#'
+#' @param formula A two-sided formula with at least one random term: `y ~ x + (x | g)`. All of lme4's grammar works:
+#'   `(x || g)`, `(1 | a/b)`, `(1 | a:b)`, `(0 + x | g)`, `offset(log(e))`. `diag(x | g)` gives uncorrelated columns in
+#'   one term, also where `x` is a factor.
+#' @param data A data frame (or tibble) with the variables of the formula.
+#' @param REML Whether to maximize the REML criterion (the default) or the likelihood.
+#' @param weights,subset,offset As in [lme4::lmer()]: expressions of columns of `data`. The variance of a row is
+#'   sigma^2 divided by its weight.
+#' @param na.action `"omit"`, `"exclude"` (fitted values and residuals are padded with `NA`) or `"fail"`, or one of R's
+#'   functions such as [stats::na.exclude()]. By default `getOption("na.action")`.
+#' @param contrasts A named list of contrasts for factors of the fixed effects, as in [stats::model.matrix()].
+#' @param method `"auto"`, `"profiled"` (exact) or `"iterative"` (for crossed factors too large for an exact factor).
+#'   `"auto"` takes the exact one unless the problem is too large for it.
+#' @param control A named list of settings of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
+#'   `dense_limit`, `probes`.
+#' @param device `"auto"` or `"cpu"`: linear models without a network need no other.
+#' @param seed A whole number for the random vectors of the iterative method.
+#' @param progress Whether to print each evaluation.
+#' @param ... Nothing: an unknown argument is an error.
+#'
+#' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs
+#'   ([fixef()], [ranef()], [VarCorr()], [predict()], [anova()], ...). [as_merMod()] makes lme4's own object of it.
+#' @export
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' summary(fit)
+#' ranef(fit)
+lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action, offset, contrasts = NULL,
+                   method = "auto", control = NULL, device = "auto", seed = NULL, progress = FALSE, ...) {
+  refuse_unknown(...)
+  check_options(REML, device)
+  call <- match.call()
+  if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
+  parsed <- parse_formula(formula, data)
+  frame <- build_frame(parsed, data, call, parent.frame())
+  attr(frame, "formula") <- parsed$formula
+  model <- model_parts(parsed, frame, contrasts)
+  control <- as.list(control)
+  if (!is.null(seed)) control$seed <- as.integer(seed)
+  call$formula <- parsed$formula
+  settings <- list(REML = isTRUE(as.logical(REML)), method = method, control = control, progress = isTRUE(progress))
+  fit <- estimate(model, settings)
+  fit$call <- call
+  report_fit(fit)
+  fit
+}
+
+refuse_unknown <- function(...) {
+  extra <- ...names_or_numbers(...)
+  if (length(extra)) {
+    stop(sprintf("lmernn() has no argument '%s'.", extra[1L]), call. = FALSE)
+  }
+}
+
+...names_or_numbers <- function(...) {
+  names <- names(list(...))
+  if (is.null(names)) as.character(seq_len(...length())) else names
+}
+
+check_options <- function(REML, device) {
+  if (length(REML) != 1L || is.na(as.logical(REML))) {
+    stop("REML must be TRUE or FALSE.", call. = FALSE)
+  }
+  if (!identical(device, "auto") && !identical(device, "cpu")) {
+    stop("device must be \"auto\" or \"cpu\": a model without a network runs on the CPU.", call. = FALSE)
+  }
+}
+
+# Everything about a model but its estimates: what as.merMod, refit and predict need again.
+#
+# Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, X, groups (factors) and
+# columns (matrices or NULL), the last three in the order of the formula.
+model_parts <- function(parsed, frame, contrasts) {
+  fixed <- matrix_part(parsed$fixed, frame, contrasts)
+  X <- fixed$matrix
+  fixed$matrix <- NULL
+  bars <- lapply(parsed$bars, function(bar) c(bar, list(part = bar_part(bar, frame))))
+  columns <- lapply(bars, function(bar) bar$part$matrix)
+  bars <- lapply(bars, function(bar) {
+    bar$names <- bar$part$names
+    bar$part$matrix <- NULL
+    bar$part$names <- NULL
+    bar$label_group <- group_label(bar$group)
+    bar
+  })
+  made <- list()
+  groups <- lapply(bars, function(bar) {
+    if (is.null(made[[bar$label_group]])) made[[bar$label_group]] <<- group_factor(bar$group, frame)
+    made[[bar$label_group]]
+  })
+  list(
+    formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = response_of(frame), X = X,
+    groups = groups, columns = columns
+  )
+}
+
+# The design as rdoor.py reads it: list(meta, buffers).
+send_design <- function(model) {
+  weights <- stats::model.weights(model$frame)
+  offset <- stats::model.offset(model$frame)
+  terms <- lapply(seq_along(model$bars), function(k) {
+    bar <- model$bars[[k]]
+    list(group = bar$label_group, n_levels = nlevels(model$groups[[k]]), names = as_array(bar$names),
+         covariance = bar$covariance, label = bar$label, constant = is.null(model$columns[[k]]))
+  })
+  meta <- list(
+    n = length(model$y), response = names(model$frame)[1L], fixed_names = as_array(as.character(colnames(model$X))),
+    weights = !is.null(weights), offset = !is.null(offset), terms = terms
+  )
+  of_terms <- lapply(seq_along(model$bars), function(k) {
+    c(as_buffers(as.integer(model$groups[[k]]) - 1L), if (!is.null(model$columns[[k]])) as_buffers(model$columns[[k]]))
+  })
+  buffers <- c(
+    as_buffers(model$y), if (ncol(model$X)) as_buffers(model$X),
+    if (!is.null(weights)) as_buffers(as.double(weights)), if (!is.null(offset)) as_buffers(as.double(offset)),
+    unlist(of_terms, recursive = FALSE)
+  )
+  list(meta = meta, buffers = buffers)
+}
+
+rows_for_stored_variances <- 20000L # below this ranef(condVar = TRUE) finds its numbers stored in the fit
+
+# Sends a model to Python and makes the fit of the reply.
+estimate <- function(model, settings) {
+  sent <- send_design(model)
+  meta <- c(sent$meta, settings, list(condVar = length(model$y) <= rows_for_stored_variances))
+  if (length(settings$control) == 0L) meta$control <- NULL
+  new_fit(model, settings, call_python("fit", meta, sent$buffers))
+}
+
+report_fit <- function(fit) {
+  dropped <- length(fit$dropped)
+  if (dropped) {
+    message("fixed-effect model matrix is rank deficient so dropping ", dropped,
+            ngettext(dropped, " column / coefficient", " columns / coefficients"))
+  }
+  if (isSingular(fit)) {
+    message("boundary (singular) fit: see help('isSingular')")
+  }
+  if (!fit$convergence$converged) {
+    warning(sprintf("the fit has not converged (%s): the largest gradient is %.2g after %d evaluations.",
+                    fit$convergence$message, max(abs(fit$convergence$gradient)), fit$convergence$n_evaluations),
+            call. = FALSE)
+  }
+  if (fit$very_different_scales) {
+    warning("some predictors are on very different scales: consider rescaling them.", call. = FALSE)
+  }
+}

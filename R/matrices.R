@@ -1,0 +1,149 @@
+# The sparse matrices of lme4, built only when asked for, and getME().
+
+# Z' of term k, (columns x levels) x rows, with zeros dropped as lme4 drops them.
+term_matrix_transposed <- function(object, k) {
+  z <- term_columns(object, k)
+  factor <- term_factors(object)[[k]]
+  n <- nrow(z)
+  d <- ncol(z)
+  first <- (as.integer(factor) - 1L) * d
+  result <- methods::new(
+    "dgCMatrix",
+    i = as.integer(outer(seq_len(d) - 1L, first, `+`)),
+    p = as.integer(seq.int(0, by = d, length.out = n + 1L)),
+    x = as.vector(t(z)),
+    Dim = c(nlevels(factor) * d, n),
+    Dimnames = list(rep(levels(factor), each = d), row.names(object$frame))
+  )
+  Matrix::drop0(result)
+}
+
+random_matrix_transposed <- function(object) {
+  do.call(rbind, lapply(seq_len(n_terms(object)), function(k) term_matrix_transposed(object, k)))
+}
+
+# Positions in theta of the entries of Lambda', column by column of the sparse matrix.
+lambda_index <- function(object) {
+  before <- 0L
+  unlist(lapply(seq_len(n_terms(object)), function(k) {
+    bar <- object$bars[[k]]
+    at <- theta_positions(bar)
+    within <- order(at[, 1L], at[, 2L]) # a column of Lambda' is a row of Lambda
+    index <- rep(before + within, nlevels(term_factors(object)[[k]]))
+    before <<- before + nrow(at)
+    index
+  }))
+}
+
+lambda_transposed <- function(object) {
+  parts <- lapply(seq_len(n_terms(object)), function(k) {
+    bar <- object$bars[[k]]
+    at <- theta_positions(bar)
+    at <- at[order(at[, 1L], at[, 2L]), , drop = FALSE]
+    list(rows = at[, 2L] - 1L, counts = tabulate(at[, 1L], length(bar$names)), d = length(bar$names),
+         q = nlevels(term_factors(object)[[k]]))
+  })
+  start <- cumsum(c(0L, vapply(parts, function(part) part$d * part$q, 0L)))
+  i <- unlist(lapply(seq_along(parts), function(k) {
+    part <- parts[[k]]
+    as.vector(outer(part$rows, start[k] + part$d * (seq_len(part$q) - 1L), `+`))
+  }))
+  counts <- unlist(lapply(parts, function(part) rep(part$counts, part$q)))
+  size <- start[length(start)]
+  methods::new("dgCMatrix", i = as.integer(i), p = as.integer(c(0L, cumsum(counts))),
+               x = object$theta[lambda_index(object)], Dim = c(size, size))
+}
+
+theta_labels <- function(object) {
+  unlist(Map(function(bar, group) {
+    at <- theta_positions(bar)
+    row <- bar$names[at[, 1L]]
+    column <- bar$names[at[, 2L]]
+    paste0(group, ".", row, ifelse(at[, 1L] == at[, 2L], "", paste0(".", column)))
+  }, object$bars, names(object$cnms)), use.names = FALSE)
+}
+
+term_starts <- function(object) c(0L, cumsum(lengths(object$b)))
+
+native_parts <- function() list(
+  X = fixed_matrix,
+  y = function(object) response_of(object$frame),
+  mu = fitted_rows,
+  offset = function(object) {
+    offset <- stats::model.offset(object$frame)
+    if (is.null(offset)) numeric(nrow(object$frame)) else as.double(offset)
+  },
+  Z = function(object) Matrix::t(random_matrix_transposed(object)),
+  Zt = random_matrix_transposed,
+  mmList = function(object) {
+    stats::setNames(
+      lapply(seq_len(n_terms(object)), function(k) term_columns(object, k)),
+      vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
+    )
+  },
+  b = function(object) unlist(lapply(object$b, as.vector)),
+  u = function(object) unlist(lapply(object$u, as.vector)),
+  Gp = term_starts,
+  Tp = function(object) {
+    c(beg = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
+                                names(object$cnms)))
+  },
+  Lambda = function(object) Matrix::t(lambda_transposed(object)),
+  Lambdat = lambda_transposed,
+  Lind = lambda_index,
+  Tlist = function(object) stats::setNames(templates(object), names(object$cnms)),
+  RX = function(object) chol(solve(object$unscaled_vcov)),
+  sigma = function(object) object$sigma,
+  flist = function(object) object$flist,
+  fixef = function(object) object$beta,
+  beta = function(object) unname(object$beta),
+  theta = function(object) stats::setNames(object$theta, theta_labels(object)),
+  par = function(object) stats::setNames(object$theta, theta_labels(object)),
+  lower = function(object) ifelse(theta_on_diagonal(object), 0, -Inf),
+  cnms = function(object) object$cnms,
+  REML = function(object) if (object$REML) length(object$beta) else 0L,
+  is_REML = function(object) object$REML,
+  devcomp = deviance_components,
+  n_rtrms = n_terms,
+  n_rfacs = function(object) length(object$flist),
+  N = function(object) nrow(object$frame),
+  n = function(object) nrow(object$frame),
+  p = function(object) length(object$beta),
+  q = function(object) sum(lengths(object$b)),
+  p_i = function(object) lengths(object$cnms),
+  l_i = function(object) vapply(term_factors(object), nlevels, 0L),
+  q_i = function(object) stats::setNames(lengths(object$b), names(object$cnms)),
+  k = n_terms,
+  m_i = function(object) {
+    stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), names(object$cnms))
+  },
+  m = function(object) length(object$theta)
+)
+getME_from_lme4 <- c("Ztlist", "L", "A", "RZX", "ST", "devfun")
+
+#' Parts of a fit by lme4's names
+#'
+#' All names that [lme4::getME()] knows for a linear model. `"Ztlist"`, `"L"`, `"A"`, `"RZX"`, `"ST"` and `"devfun"` come
+#' from [as_merMod()], hence take its time.
+#'
+#' @param object A fit by [lmernn()].
+#' @param name A name, several names, or `"ALL"`.
+#' @param ... Ignored.
+#' @return The part; a named list for several names.
+#' @export
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' getME(fit, "theta")
+getME.merModNN <- function(object, name, ...) {
+  native <- native_parts()
+  known <- c(names(native), getME_from_lme4)
+  if (identical(name, "ALL")) name <- known
+  if (length(name) > 1L) {
+    return(sapply(name, function(one) getME(object, one), simplify = FALSE))
+  }
+  if (!name %in% known) {
+    stop(sprintf("getME() has no part '%s': it has %s.", name, paste(known, collapse = ", ")), call. = FALSE)
+  }
+  if (name %in% getME_from_lme4) lme4::getME(as_merMod(object), name) else native[[name]](object)
+}

@@ -1,0 +1,161 @@
+# The object: a plain list of R data. What every verb may use is listed in new_fit().
+
+# Makes a fit of a model and Python's reply. Elements, with K random terms in lme4's order:
+#
+# formula, call, frame   the formula with || written out, the call, the model frame
+# fixed, bars            how to make model matrices again; bars has K elements
+# flist, cnms            grouping factors (attribute "assign": which one each term has), column names of each term
+# contrasts is in fixed; kept, dropped: positions of the columns of X in and out of the fit
+# theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
+# REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
+new_fit <- function(model, settings, reply) {
+  order <- reply$order + 1L
+  dropped <- as.integer(unlist(reply$dropped_at)) + 1L
+  bars <- model$bars[order]
+  arrays <- reply$arrays
+  kept <- setdiff(seq_len(ncol(model$X)), dropped)
+  names <- colnames(model$X)[kept]
+  flist <- shared_factors(model$groups[order], vapply(bars, `[[`, "", "label_group"))
+  by_term <- function(letter) {
+    lapply(seq_along(bars), function(k) matrix(arrays[[paste0(letter, k - 1L)]], nrow = length(bars[[k]]$names)))
+  }
+  structure(
+    list(
+      call = NULL,
+      formula = model$formula,
+      frame = model$frame,
+      fixed = model$fixed,
+      bars = bars,
+      flist = flist,
+      cnms = stats::setNames(lapply(bars, `[[`, "names"), names(flist)[attr(flist, "assign")]),
+      kept = kept,
+      dropped = stats::setNames(dropped, colnames(model$X)[dropped]),
+      REML = settings$REML,
+      method = reply$method,
+      settings = settings,
+      theta = arrays$theta,
+      beta = stats::setNames(arrays$beta, names),
+      sigma = reply$sigma,
+      unscaled_vcov = matrix(arrays$unscaled_vcov, length(kept), length(kept), dimnames = list(names, names)),
+      b = by_term("b"),
+      u = by_term("u"),
+      cond_var = if (is.null(arrays$v0)) NULL else variance_arrays(arrays, bars),
+      objective = reply$objective,
+      objective_error = reply$objective_error,
+      ldL2 = reply$ldL2,
+      ldRX2 = reply$ldRX2,
+      pwrss = reply$pwrss,
+      wrss = reply$wrss,
+      ussq = reply$ussq,
+      convergence = c(reply$convergence, list(gradient = arrays$gradient)),
+      very_different_scales = different_scales(model$X)
+    ),
+    class = "merModNN"
+  )
+}
+
+variance_arrays <- function(arrays, bars) {
+  lapply(seq_along(bars), function(k) {
+    d <- length(bars[[k]]$names)
+    values <- arrays[[paste0("v", k - 1L)]]
+    array(values, c(d, d, length(values) / d^2))
+  })
+}
+
+# Each grouping factor once, in the order of first use; attribute "assign" maps terms to factors, as in lme4's flist.
+shared_factors <- function(groups, labels) {
+  distinct <- unique(labels)
+  structure(
+    stats::setNames(groups[match(distinct, labels)], distinct),
+    assign = match(labels, distinct)
+  )
+}
+
+# lme4's criterion for its warning: standard deviations of columns that differ by more than a factor 1000.
+different_scales <- function(X) {
+  if (ncol(X) < 2L) {
+    return(FALSE)
+  }
+  n <- nrow(X)
+  means <- colMeans(X)
+  spread <- vapply(seq_len(ncol(X)), function(j) sum((X[, j] - means[j])^2) / n, 0)
+  spread <- sqrt(spread[is.finite(spread) & spread > 0])
+  length(spread) > 1L && max(spread) / min(spread) > 1000
+}
+
+n_terms <- function(object) length(object$bars)
+
+# The factor of each term, in the order of the terms.
+term_factors <- function(object) object$flist[attr(object$flist, "assign")]
+
+# Fixed-effect model matrix of the fit, dropped columns left out.
+fixed_matrix <- function(object) {
+  X <- stats::model.matrix(object$fixed$terms, object$frame, contrasts.arg = object$fixed$contrasts)
+  keep_columns(object, X)
+}
+
+keep_columns <- function(object, X) {
+  if (length(object$dropped) == 0L) {
+    return(X)
+  }
+  assign <- attr(X, "assign")
+  contrasts <- attr(X, "contrasts")
+  X <- X[, object$kept, drop = FALSE]
+  attr(X, "assign") <- assign[object$kept]
+  attr(X, "contrasts") <- contrasts
+  attr(X, "col.dropped") <- object$dropped
+  X
+}
+
+# Columns of term k, rows x columns; a plain intercept is a column of ones.
+term_columns <- function(object, k, frame = object$frame) {
+  part <- object$bars[[k]]$part
+  if (is.null(part$terms)) {
+    return(matrix(1, nrow(frame), 1L, dimnames = list(NULL, "(Intercept)")))
+  }
+  stats::model.matrix(part$terms, frame, contrasts.arg = part$contrasts)
+}
+
+# The arrays of the model again, for another trip to Python. The terms are in lme4's order already.
+model_of <- function(object, y = NULL) {
+  frame <- object$frame
+  if (!is.null(y)) frame[[1L]] <- y
+  X <- stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts)
+  list(
+    formula = object$formula, frame = frame, fixed = object$fixed, bars = object$bars, y = response_of(frame), X = X,
+    groups = term_factors(object),
+    columns = lapply(seq_len(n_terms(object)), function(k) {
+      if (is.null(object$bars[[k]]$part$terms)) NULL else term_columns(object, k, frame)
+    })
+  )
+}
+
+# Lambda of each term, d x d lower triangular: theta fills it column by column, or its diagonal for diag().
+templates <- function(object, theta = object$theta) {
+  position <- 0L
+  lapply(object$bars, function(bar) {
+    d <- length(bar$names)
+    at <- theta_positions(bar)
+    Lambda <- matrix(0, d, d)
+    Lambda[at] <- theta[position + seq_len(nrow(at))]
+    position <<- position + nrow(at)
+    Lambda
+  })
+}
+
+# Rows and columns of Lambda that theta fills.
+theta_positions <- function(bar) {
+  d <- length(bar$names)
+  if (bar$covariance == "diag") {
+    return(cbind(seq_len(d), seq_len(d)))
+  }
+  which(lower.tri(diag(d), diag = TRUE), arr.ind = TRUE, useNames = FALSE)
+}
+
+# Which theta are on a diagonal of Lambda, hence bounded below by zero.
+theta_on_diagonal <- function(object) {
+  unlist(lapply(object$bars, function(bar) {
+    at <- theta_positions(bar)
+    at[, 1L] == at[, 2L]
+  }))
+}

@@ -1,0 +1,217 @@
+# Predictions, their standard errors, and which random effects they include.
+
+#' Predict from a fit
+#'
+#' As [lme4::predict.merMod()], with standard errors that count the uncertainty of fixed and random effects together
+#' (the variance parameters taken as known), and intervals made of them.
+#'
+#' @param object A fit by [lmernn()].
+#' @param newdata A data frame; by default the data of the fit.
+#' @param re.form `NULL`: all random effects; `NA` or `~0`: none; a one-sided formula such as `~ (1 | Subject)`: those.
+#' @param random.only Whether to leave the fixed effects and the offset out.
+#' @param allow.new.levels Whether levels that the fit has not seen are predicted with random effects of zero. Their
+#'   standard errors then count the whole variance of these effects. Otherwise they are an error.
+#' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
+#' @param se.fit Whether standard errors are wanted. Needs Python.
+#' @param interval `"none"`, `"confidence"` (for the mean of the level) or `"prediction"` (for a new observation with
+#'   weight 1). Needs Python.
+#' @param level The coverage of the interval.
+#' @param type `"link"` or `"response"`: the same for a linear model.
+#' @param ... Nothing.
+#' @return A named vector; with `interval` a matrix with columns `fit`, `lwr`, `upr`; with `se.fit` a list with elements
+#'   `fit` and `se.fit`.
+#' @export
+#' @examplesIf pylmernn::python_ready()
+#' data("sleepstudy", package = "lme4")
+#' fit <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy)
+#' new <- data.frame(Days = 10:12, Subject = "308")
+#' predict(fit, new)
+#' predict(fit, new, re.form = NA, interval = "confidence")
+predict.merModNN <- function(object, newdata = NULL, re.form = NULL, random.only = FALSE, allow.new.levels = FALSE,
+                             na.action = stats::na.pass, se.fit = FALSE,
+                             interval = c("none", "confidence", "prediction"), level = 0.95,
+                             type = c("link", "response"), ...) {
+  if (...length()) {
+    stop("predict() of a merModNN takes no further arguments.", call. = FALSE)
+  }
+  interval <- match.arg(interval)
+  match.arg(type)
+  include <- included_columns(object, re.form)
+  rows <- if (is.null(newdata)) old_rows(object) else {
+    new_rows(object, newdata, include, !random.only, allow.new.levels, na.action)
+  }
+  if (random.only) rows$X <- rows$offset <- NULL
+  pad <- function(values) stats::napredict(rows$na.action, stats::setNames(values, rows$names))
+  fit <- predicted(object, rows, include)
+  if (!se.fit && interval == "none") {
+    return(pad(fit))
+  }
+  se <- standard_errors(object, rows, include)
+  answer <- pad(fit)
+  if (interval != "none") {
+    spread <- if (interval == "prediction") sqrt(se^2 + object$sigma^2) else se
+    reach <- stats::qnorm((1 + level) / 2) * spread
+    answer <- cbind(fit = answer, lwr = pad(fit - reach), upr = pad(fit + reach))
+  }
+  if (se.fit) list(fit = answer, se.fit = pad(se)) else answer
+}
+
+# Which columns of each term belong to a prediction: a logical vector for each term.
+included_columns <- function(object, re.form) {
+  all_of <- function(value) lapply(object$cnms, function(names) rep(value, length(names)))
+  if (is.null(re.form)) {
+    return(unname(all_of(TRUE)))
+  }
+  if (!inherits(re.form, "formula")) {
+    if (length(re.form) == 1L && is.na(re.form)) {
+      return(unname(all_of(FALSE)))
+    }
+    stop("re.form must be NULL, NA or a formula such as ~ (1 | group).", call. = FALSE)
+  }
+  rhs <- re.form[[length(re.form)]]
+  include <- unname(all_of(FALSE))
+  written <- collect_bars(rhs)
+  if (is.null(written) && !identical(rhs, 0)) {
+    stop("re.form has no random term: use ~0 or NA for none.", call. = FALSE)
+  }
+  for (bar in unlist(lapply(written, expand_bar), recursive = FALSE)) {
+    include <- include_bar(object, bar, include)
+  }
+  include
+}
+
+include_bar <- function(object, bar, include) {
+  group <- group_label(bar$group)
+  terms <- which(names(object$cnms) == group)
+  names <- bar_part(bar, object$frame[1:2, , drop = FALSE])$names
+  missing <- setdiff(names, unlist(object$cnms[terms]))
+  if (length(terms) == 0L || length(missing)) {
+    stop(sprintf("re.form asks for %s, which is not among the random effects of the fit.", bar$label), call. = FALSE)
+  }
+  for (k in terms) include[[k]] <- include[[k]] | object$cnms[[k]] %in% names
+  include
+}
+
+# What a prediction is made from: X, offset, codes and columns of each term, names of the rows, na.action for padding.
+old_rows <- function(object) {
+  offset <- stats::model.offset(object$frame)
+  list(
+    X = fixed_matrix(object),
+    offset = if (is.null(offset)) 0 else offset,
+    codes = lapply(unname(term_factors(object)), as.integer),
+    columns = lapply(seq_len(n_terms(object)), function(k) term_columns(object, k)),
+    names = row.names(object$frame),
+    na.action = attr(object$frame, "na.action")
+  )
+}
+
+new_rows <- function(object, newdata, include, fixed, allow.new.levels, na.action) {
+  newdata <- as_plain_frame(newdata)
+  if (!is.data.frame(newdata)) {
+    stop("newdata must be a data frame.", call. = FALSE)
+  }
+  parts <- prediction_parts(object, include, fixed)
+  check_variables(parts$variables, newdata, environment(object$formula))
+  kept <- rows_without_missing(object, newdata, parts, na.action)
+  rows <- list(X = NULL, offset = 0, names = row.names(kept$data), na.action = kept$na.action)
+  if (fixed) {
+    rows$X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
+    rows$offset <- new_offset(object, kept$data)
+  }
+  m <- nrow(kept$data)
+  rows$codes <- rows$columns <- vector("list", n_terms(object))
+  for (k in seq_len(n_terms(object))) {
+    bar <- object$bars[[k]]
+    if (any(include[[k]])) {
+      rows$codes[[k]] <- seen_codes(object, k, kept$data, allow.new.levels)
+      rows$columns[[k]] <- if (is.null(bar$part$terms)) matrix(1, m, 1L) else one_sentence(matrix_for(bar$part, kept$data))
+    } else {
+      rows$codes[[k]] <- rep(1L, m)
+      rows$columns[[k]] <- matrix(0, m, length(bar$names))
+    }
+  }
+  rows
+}
+
+# Runs code that may fail with base R's message and passes on that message alone.
+one_sentence <- function(code) tryCatch(code, error = function(e) stop(one_line(conditionMessage(e)), call. = FALSE))
+
+# A formula of all variables that new data must have.
+prediction_parts <- function(object, include, fixed) {
+  pieces <- if (fixed) list(stats::delete.response(object$fixed$terms)[[2L]]) else list()
+  for (k in which(vapply(include, any, NA))) {
+    pieces <- c(pieces, list(object$bars[[k]]$columns), group_parts(object$bars[[k]]$group))
+  }
+  if (length(pieces) == 0L) pieces <- list(1)
+  list(variables = one_sided(Reduce(function(a, b) call("+", a, b), pieces)))
+}
+
+rows_without_missing <- function(object, newdata, parts, na.action) {
+  known <- intersect(all.vars(parts$variables), names(newdata))
+  cleaned <- match.fun(na.action)(newdata[known])
+  omitted <- attr(cleaned, "na.action")
+  data <- if (is.null(omitted)) newdata else newdata[-omitted, , drop = FALSE]
+  list(data = data, na.action = omitted)
+}
+
+# offset() terms of the formula and the offset argument, evaluated in new data.
+new_offset <- function(object, newdata) {
+  total <- numeric(nrow(newdata))
+  env <- environment(object$formula)
+  fixed <- object$fixed$terms
+  for (i in attr(fixed, "offset")) {
+    total <- total + eval(attr(fixed, "variables")[[i + 1L]], newdata, env)
+  }
+  if (!is.null(object$call$offset)) {
+    total <- total + evaluate_extra(object$call$offset, newdata, env, parent.frame())
+  }
+  total
+}
+
+# Codes of term k in new data; 0 for a new level if those are allowed.
+seen_codes <- function(object, k, newdata, allow.new.levels) {
+  codes <- new_codes(object$bars[[k]]$group, levels(term_factors(object)[[k]]), newdata)
+  unseen <- attr(codes, "unseen")
+  if (length(unseen) && !allow.new.levels) {
+    stop(sprintf("the grouping factor '%s' has levels that the fit has not seen: %s; use allow.new.levels = TRUE.",
+                 object$bars[[k]]$label_group, abbreviate_list(unseen, 5L)), call. = FALSE)
+  }
+  as.integer(codes)
+}
+
+predicted <- function(object, rows, include) {
+  total <- numeric(length(rows$names))
+  if (!is.null(rows$X)) total <- total + as.vector(rows$X %*% object$beta) + rows$offset
+  for (k in which(vapply(include, any, NA))) {
+    codes <- rows$codes[[k]]
+    known <- which(codes > 0L)
+    part <- ifelse(is.na(codes), NA_real_, 0)
+    part[known] <- modes_at(object, k, codes[known], function() rows$columns[[k]][known, , drop = FALSE], include[[k]])
+    total <- total + part
+  }
+  total
+}
+
+# Standard errors of predictions, from Python; NA where a row has missing values.
+standard_errors <- function(object, rows, include) {
+  m <- length(rows$names)
+  X <- if (is.null(rows$X)) matrix(0, m, length(object$beta)) else rows$X
+  columns <- Map(function(z, used) sweep(z, 2L, as.numeric(used), `*`), rows$columns, include)
+  missing <- Reduce(`|`, Map(function(z, codes) rowSums(is.na(z)) > 0 | is.na(codes), columns, rows$codes),
+                    rowSums(is.na(X)) > 0)
+  answer <- rep(NA_real_, m)
+  whole <- which(!missing)
+  if (length(whole) == 0L) {
+    return(answer)
+  }
+  sent <- send_design(model_of(object))
+  meta <- c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, rows = length(whole),
+                            include = as_array(vapply(include, any, NA))))
+  of_terms <- Map(function(z, codes) {
+    c(as_buffers(codes[whole] - 1L), as_buffers(z[whole, , drop = FALSE]))
+  }, columns, rows$codes)
+  buffers <- c(sent$buffers, as_buffers(object$theta), if (ncol(X)) as_buffers(X[whole, , drop = FALSE]),
+               unlist(unname(of_terms), recursive = FALSE))
+  answer[whole] <- sqrt(pmax(call_python("prediction_variance", meta, buffers)$arrays$variance, 0))
+  answer
+}

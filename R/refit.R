@@ -1,0 +1,156 @@
+# Fitting again: another response, another criterion, another formula.
+
+#' Fit a model again
+#'
+#' `refit()` fits the same model to another response, `refitML()` the same data by maximum likelihood. `update()` works
+#' through [stats::update()]. All need Python.
+#'
+#' @param object,x A fit by [lmernn()].
+#' @param newresp The new response: a numeric vector with one value for each row of the model frame (or of the data,
+#'   when `na.action = na.exclude` left rows out), or a list or data frame holding one, such as a result of [simulate()].
+#' @param ... Ignored.
+#' @return A fit of class `merModNN`.
+#' @name refit
+#' @examplesIf pylmernn::python_ready()
+#' data("Dyestuff", package = "lme4")
+#' fit <- lmernn(Yield ~ 1 + (1 | Batch), Dyestuff)
+#' refit(fit, simulate(fit, seed = 1))
+#' refitML(fit)
+NULL
+
+#' @rdname refit
+#' @export
+refit.merModNN <- function(object, newresp = NULL, ...) {
+  if (is.list(newresp)) {
+    if (length(newresp) != 1L) {
+      stop(sprintf("refit() takes one response, not %d: call it once for each.", length(newresp)), call. = FALSE)
+    }
+    newresp <- newresp[[1L]]
+  }
+  fit <- estimate(model_of(object, y = new_response(object, newresp)), object$settings)
+  fit$call <- object$call
+  report_fit(fit)
+  fit
+}
+
+new_response <- function(object, newresp) {
+  if (is.null(newresp)) {
+    return(NULL)
+  }
+  n <- nrow(object$frame)
+  omitted <- attr(object$frame, "na.action")
+  if (!is.null(omitted) && length(newresp) == n + length(omitted)) newresp <- newresp[-omitted]
+  if (!is.numeric(newresp)) {
+    stop(sprintf("the new response must be numeric, not of class '%s'.", class(newresp)[1L]), call. = FALSE)
+  }
+  if (length(newresp) != n) {
+    stop(sprintf("the new response has %d values but the model has %d rows.", length(newresp), n), call. = FALSE)
+  }
+  as.double(newresp)
+}
+
+#' @rdname refit
+#' @export
+refitML.merModNN <- function(x, ...) {
+  if (!x$REML) {
+    return(x)
+  }
+  settings <- x$settings
+  settings$REML <- FALSE
+  fit <- estimate(model_of(x), settings)
+  fit$call <- x$call
+  fit$call$REML <- FALSE
+  report_fit(fit)
+  fit
+}
+
+#' Simulate responses from a fit
+#'
+#' As [lme4::simulate.merMod()]: with the same seed it draws the same numbers.
+#'
+#' @param object A fit by [lmernn()].
+#' @param nsim How many responses.
+#' @param seed A seed; the state of the generator is restored afterwards.
+#' @param use.u Whether all random effects stay at their conditional modes; the same as `re.form = NULL`.
+#' @param re.form Random effects that stay at their conditional modes; the others are drawn. By default all are drawn.
+#' @param newdata A data frame; by default the data of the fit.
+#' @param allow.new.levels Whether levels that the fit has not seen may stand in effects that are kept.
+#' @param na.action What happens to rows of `newdata` with missing values.
+#' @param ... Ignored.
+#' @return A data frame with columns `sim_1`, `sim_2`, ... and the attribute `"seed"`.
+#' @export
+#' @examplesIf pylmernn::python_ready()
+#' data("Dyestuff", package = "lme4")
+#' fit <- lmernn(Yield ~ 1 + (1 | Batch), Dyestuff)
+#' head(simulate(fit, 2, seed = 42))
+simulate.merModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.form = NA, newdata = NULL,
+                              allow.new.levels = FALSE, na.action = stats::na.pass, ...) {
+  state <- random_state(seed)
+  if (!is.null(seed)) on.exit(assign(".Random.seed", state$before, envir = globalenv()))
+  if (use.u) re.form <- NULL
+  kept <- included_columns(object, re.form)
+  drawn <- lapply(kept, `!`)
+  rows <- if (is.null(newdata)) old_rows(object) else {
+    new_rows(object, newdata, kept, TRUE, allow.new.levels, na.action)
+  }
+  mean <- predicted(object, rows, kept)
+  n <- length(mean)
+  if (any(unlist(drawn))) {
+    new_effects <- if (is.null(newdata)) rows else drawn_rows(object, newdata, drawn, na.action)
+    effects <- draw_effects(object, new_effects, drawn, nsim)
+  } else {
+    effects <- 0
+  }
+  noise <- matrix(stats::rnorm(n * nsim), n, nsim)
+  weights <- if (is.null(newdata)) stats::model.weights(object$frame)
+  if (!is.null(weights)) noise <- noise / sqrt(weights)
+  values <- mean + object$sigma * (effects + noise)
+  values <- apply(values, 2L, function(column) stats::napredict(rows$na.action, column), simplify = FALSE)
+  names <- stats::napredict(rows$na.action, stats::setNames(numeric(n), rows$names))
+  result <- as.data.frame(stats::setNames(values, paste0("sim_", seq_len(nsim))), row.names = names(names))
+  structure(result, seed = state$seed)
+}
+
+random_state <- function(seed) {
+  if (!exists(".Random.seed", envir = globalenv(), inherits = FALSE)) stats::runif(1L)
+  before <- get(".Random.seed", envir = globalenv())
+  if (is.null(seed)) {
+    return(list(before = before, seed = before))
+  }
+  set.seed(seed)
+  list(before = before, seed = structure(seed, kind = as.list(RNGkind())))
+}
+
+# Rows for drawn effects: every level of the new data counts, seen by the fit or not.
+drawn_rows <- function(object, newdata, drawn, na.action) {
+  known <- new_rows(object, newdata, drawn, FALSE, TRUE, na.action)
+  kept <- if (is.null(known$na.action)) newdata else newdata[-known$na.action, , drop = FALSE]
+  for (k in which(vapply(drawn, any, NA))) {
+    parts <- lapply(group_parts(object$bars[[k]]$group), function(part) {
+      column <- kept[[deparse1(part)]]
+      used_levels(if (is.null(column)) evaluate_group(part, kept) else column)
+    })
+    known$codes[[k]] <- Reduce(cross_levels, parts)$codes
+  }
+  known
+}
+
+# Z Lambda u with new standard normal u, rows x nsim, relative to sigma. The draws are in lme4's order: one simulation
+# after the other, within it term by term, level by level.
+draw_effects <- function(object, rows, drawn, nsim) {
+  Lambda <- templates(object)
+  terms <- which(vapply(drawn, any, NA))
+  sizes <- vapply(terms, function(k) nrow(Lambda[[k]]) * max(rows$codes[[k]], 0L, na.rm = TRUE), 0)
+  u <- matrix(stats::rnorm(sum(sizes) * nsim), ncol = nsim)
+  ends <- cumsum(sizes)
+  total <- 0
+  for (i in seq_along(terms)) {
+    k <- terms[i]
+    own <- u[seq.int(ends[i] - sizes[i] + 1, ends[i]), , drop = FALSE]
+    total <- total + vapply(seq_len(nsim), function(s) {
+      b <- Lambda[[k]] %*% matrix(own[, s], nrow = nrow(Lambda[[k]]))
+      rowSums(sweep(rows$columns[[k]], 2L, as.numeric(drawn[[k]]), `*`) * t(b)[rows$codes[[k]], , drop = FALSE])
+    }, numeric(length(rows$codes[[k]])))
+  }
+  matrix(total, ncol = nsim)
+}

@@ -1,0 +1,229 @@
+"""The Python half of the R door: raw bytes and JSON in, raw bytes and JSON out.
+
+reticulate converts arrays differently from version to version, and missing values wrongly in some; bytes survive all of
+them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
+:class:`Reader` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as ``{"error": sentence}``, so
+that R can stop with that sentence and without a traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines.control import Control
+from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.methods import METHODS, choose_method
+from pylmernn.engines.variances import conditional_variance as _conditional_variance
+from pylmernn.engines.variances import prediction_variance as _prediction_variance
+from pylmernn.formula.design import Design, DesignError, NewRows, NewTerm, RandomTerm, make_design
+
+FloatArray = NDArray[np.float64]
+Reply = tuple[dict[str, Any], dict[str, FloatArray]]
+Half = Callable[[dict[str, Any], "Reader"], Reply]
+
+
+class Reader:
+    """Takes arrays off a list of byte buffers, one after the other.
+
+    Parameters
+    ----------
+    buffers : sequence of bytes-like
+        Doubles, or int32 for codes, as R's ``writeBin`` writes them.
+    """
+
+    def __init__(self, buffers: Sequence[bytearray]) -> None:
+        self._buffers = iter(buffers)
+
+    def vector(self) -> FloatArray:
+        """The next buffer as doubles; a view, not a copy."""
+        return np.frombuffer(next(self._buffers), dtype=np.float64)
+
+    def matrix(self, rows: int, columns: int) -> FloatArray:
+        """A matrix column by column, as R stores it; in several buffers where one would be beyond R's 2 GB."""
+        parts: list[FloatArray] = []
+        while sum(map(len, parts)) < rows * columns:
+            parts.append(self.vector())
+        flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+        return flat.reshape((rows, columns), order="F")
+
+    def integers(self) -> NDArray[np.int32]:
+        """The next buffer as 32-bit integers."""
+        return np.frombuffer(next(self._buffers), dtype=np.int32)
+
+
+def answer(half: Half) -> Callable[[str, Sequence[bytearray]], list[Any]]:
+    """Wrap a function on decoded arrays as one that R can call with text and bytes."""
+
+    @functools.wraps(half)
+    def call(meta: str, buffers: Sequence[bytearray]) -> list[Any]:
+        try:
+            header, arrays = half(json.loads(meta), Reader(buffers))
+        except DesignError as error:
+            return [json.dumps({"error": str(error)})]
+        except MemoryError as error:
+            return [json.dumps({"error": f"not enough memory for this model: {error}"})]
+        except ValueError as error:
+            return [json.dumps({"error": _sentence(str(error))})]
+        except Exception as error:  # R must see one sentence whatever went wrong
+            return [json.dumps({"error": _sentence(f"internal error in pylmernn: {type(error).__name__}: {error}")})]
+        header["arrays"] = list(arrays)
+        bodies = [bytearray(np.ascontiguousarray(values, dtype=np.float64).tobytes()) for values in arrays.values()]
+        return [json.dumps(header), *bodies]
+
+    return call
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+@answer
+def fit(meta: dict[str, Any], read: Reader) -> Reply:
+    """Estimate a model.
+
+    ``meta`` has the keys of :func:`read_design`, ``REML``, ``method``, ``control`` (a mapping of the fields of
+    :class:`~pylmernn.engines.control.Control`), ``progress``, and ``condVar``: whether variances of the conditional
+    modes are wanted too. The reply names the kept and dropped columns of X and the order of the terms.
+    """
+    terms, design = read_design(meta, read)
+    control = read_control(meta.get("control") or {})
+    method = meta["method"]
+    if method == "auto":
+        method = choose_method(design, control)
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}': use \"auto\" or one of {', '.join(sorted(METHODS))}.")
+    callback = _print_progress if meta.get("progress") else None
+    estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+    header = {
+        "method": estimates.method,
+        "order": [next(i for i, term in enumerate(terms) if term is chosen) for chosen in design.random],
+        "dropped_at": list(design.dropped_at),
+        "sigma": estimates.sigma,
+        "objective": estimates.objective,
+        "objective_error": estimates.objective_error,
+        "ldL2": estimates.ldL2,
+        "ldRX2": estimates.ldRX2,
+        "pwrss": estimates.pwrss,
+        "wrss": estimates.wrss,
+        "ussq": estimates.ussq,
+        "singular": estimates.singular,
+        "convergence": {
+            "converged": estimates.convergence.converged,
+            "n_evaluations": estimates.convergence.n_evaluations,
+            "message": estimates.convergence.message,
+            "seconds": estimates.convergence.seconds,
+        },
+    }
+    arrays = {
+        "theta": estimates.theta,
+        "beta": estimates.beta,
+        "unscaled_vcov": estimates.unscaled_vcov,
+        "gradient": estimates.convergence.gradient,
+    }
+    arrays.update({f"b{k}": b for k, b in enumerate(estimates.b)})
+    arrays.update({f"u{k}": u for k, u in enumerate(estimates.u)})
+    if meta.get("condVar"):
+        arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})
+    return header, arrays
+
+
+@answer
+def conditional_variance(meta: dict[str, Any], read: Reader) -> Reply:
+    """``Var(b | y)`` of a fitted model: the buffers of its design, then theta; ``meta`` also has ``sigma``."""
+    _, design = read_design(meta, read)
+    variances = _conditional_variance(design, _known_estimates(meta, read))
+    return {}, {f"v{k}": v for k, v in enumerate(variances)}
+
+
+@answer
+def prediction_variance(meta: dict[str, Any], read: Reader) -> Reply:
+    """Variance of predictions for ``meta["rows"]`` new rows.
+
+    After the buffers of the design and theta come X of the new rows and, for each term in the fit's order, its codes
+    (-1: unseen level) and columns.
+    """
+    _, design = read_design(meta, read)
+    estimates = _known_estimates(meta, read)
+    m = meta["rows"]
+    X = read.matrix(m, design.p)
+    terms = tuple(NewTerm(codes=read.integers(), columns=read.matrix(m, term.width)) for term in design.random)
+    rows = NewRows(X=X, offset=np.zeros(m), random=terms)
+    return {}, {"variance": _prediction_variance(design, estimates, rows, tuple(meta["include"]))}
+
+
+def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm], Design]:
+    """The terms as sent and the checked design.
+
+    Parameters
+    ----------
+    meta : mapping
+        ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each with
+        ``group``, ``n_levels``, ``names``, ``covariance``, ``label`` and ``constant`` (a plain intercept: no columns
+        are sent).
+    read : Reader
+        y, X, weights, offset, then codes and columns of each term.
+    """
+    n = meta["n"]
+    y = read.vector()
+    X = read.matrix(n, len(meta["fixed_names"]))
+    weights = read.vector() if meta["weights"] else None
+    offset = read.vector() if meta["offset"] else None
+    terms = [_read_term(term, n, read) for term in meta["terms"]]
+    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"])
+
+
+def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
+    codes = read.integers()
+    return RandomTerm(
+        group=meta["group"],
+        codes=codes,
+        levels=np.arange(meta["n_levels"]),  # their names stay in R
+        columns=np.ones((n, 1)) if meta["constant"] else read.matrix(n, len(meta["names"])),
+        column_names=tuple(meta["names"]),
+        covariance=meta["covariance"],
+        label=meta["label"],
+    )
+
+
+def read_control(settings: Mapping[str, Any]) -> Control:
+    """Settings by name, whole numbers as R sends them; ValueError names what is unknown."""
+    fields = {field.name: field for field in dataclasses.fields(Control)}
+    for name in settings:
+        if name not in fields:
+            raise ValueError(f"control has no setting '{name}': it has {', '.join(fields)}.")
+    whole = {name for name in settings if isinstance(fields[name].default, int)}
+    return Control(**{name: int(value) if name in whole else float(value) for name, value in settings.items()})
+
+
+def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:
+    """Estimates that carry theta and sigma, which is all that variances are computed from."""
+    nothing = np.empty(0)
+    return Estimates(
+        method=meta["method"],
+        REML=meta["REML"],
+        theta=read.vector(),
+        beta=nothing,
+        sigma=meta["sigma"],
+        b=(),
+        u=(),
+        unscaled_vcov=nothing,
+        objective=np.nan,
+        ldL2=np.nan,
+        ldRX2=np.nan,
+        pwrss=np.nan,
+        wrss=np.nan,
+        ussq=np.nan,
+        singular=False,
+        convergence=Convergence(converged=True, gradient=nothing, n_evaluations=0, message="", seconds=0.0),
+    )
+
+
+def _print_progress(evaluation: int, objective: float) -> None:
+    print(f"evaluation {evaluation}: {objective:.6f}", flush=True)
