@@ -142,7 +142,7 @@ class _Parts:
 
 
 def _evaluate(env: Evaluator, formula: Formula, terms: Terms, weights: Any, offset: Any) -> _Parts:
-    if formula.response in terms.names:
+    if any(formula.response in each.names for each in (terms, *(bar.terms for bar in formula.random))):
         raise DesignError(f"the response '{formula.response}' is also among the predictors: remove it there.")
     variables = {formula.response: _response(env, formula)}
     for each in (terms, *(bar.terms for bar in formula.random)):

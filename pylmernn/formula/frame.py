@@ -123,6 +123,18 @@ class ModelFrame:
         DesignError
             For an unknown column, or a level of a fixed factor that the fit has not seen. Unseen levels of grouping
             factors get code -1.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd
+        >>> from pylmernn.formula import build
+        >>> data = pd.DataFrame({"y": np.sin(np.arange(12.0)), "x": np.arange(12.0), "g": list("aabbcc") * 2})
+        >>> design, frame = build("y ~ scale(x) + (1 | g)", data)
+        >>> rows = frame.new_data({"x": [5.5, 9.0], "g": ["c", "z"]}, design)
+        >>> rows.X.round(3).tolist()
+        [[1.0, 0.0], [1.0, 0.971]]
+        >>> rows.random[0].codes.tolist(), rows.random[0].unseen
+        ([2, -1], ('z',))
         """
         if na_action not in ("pass", *NA_ACTIONS):
             raise DesignError(f"na_action='{na_action}' is unknown: use pass, {', '.join(NA_ACTIONS)}.")

@@ -238,13 +238,13 @@ def _categorical(series: pd.Series) -> Factor:
     elif pd.api.types.is_bool_dtype(categories.dtype):
         levels = np.where(categories.to_numpy(dtype=bool), "TRUE", "FALSE")
     else:
-        levels = np.array([str(c) for c in categories], dtype=str)
+        levels = np.array([str(c) for c in categories.tolist()], dtype=str)
     return Factor(series.cat.codes.to_numpy().astype(np.int32), levels, ordered=bool(series.cat.ordered))
 
 
 def _strings(series: pd.Series) -> Factor:
     codes, found = pd.factorize(series)
-    names = [str(level) for level in found]
+    names = [str(level) for level in found.tolist()]
     order = sorted(range(len(names)), key=names.__getitem__)
     place = np.full(len(names) + 1, -1, dtype=np.int32)
     place[order] = np.arange(len(names), dtype=np.int32)

@@ -77,6 +77,7 @@ FORMULAS = [
     ("poly(y, 2) ~ x + (1 | g)", "is a matrix: a linear mixed model needs one column"),
     ("cbind(y, x) ~ 1 + (1 | g)", "belongs to a binomial model"),
     ("y ~ y + x + (1 | g)", "the response 'y' is also among the predictors"),
+    ("y ~ x + (y | g)", "the response 'y' is also among the predictors"),
     ("y ~ I(1 / x) + (1 | g)", r"the predictor 'I\(1/x\)' has 1 infinite values \(first in row 1 of those used\)"),
     ("log(x) ~ days + (1 | g)", r"the response 'log\(x\)' has 1 infinite values"),
     ("y ~ when + (1 | g)", "column 'when' holds dates or times"),
