@@ -142,10 +142,10 @@ def parse(text: str) -> Formula:
     Parameters
     ----------
     text : str
-        lme4's grammar, ``"y ~ x + (x | g)"``. Fixed effects take R's ``+ : * ^ %in% / -``, ``0``, ``1``, ``.`` and calls
-        such as ``log(x)`` or ``poly(x, 2)``; random terms are ``(x | g)``, ``(x || g)``, ``(1 | a/b)``, ``(1 | a:b)``,
-        ``(1 | a*b)``, ``us(x | g)`` and ``diag(x | g)``. ``**`` is read as ``^``, ``[1, 2]`` as ``c(1, 2)``, ``True`` as
-        ``TRUE``; a column whose name is no name of R stands in backticks.
+        lme4's grammar, ``"y ~ x + (x | g)"``. Fixed effects take R's ``+ : * ^ %in% / -``, ``0``, ``1``, ``.`` and
+        calls such as ``log(x)`` or ``poly(x, 2)``; random terms are ``(x | g)``, ``(x || g)``, ``(1 | a/b)``,
+        ``(1 | a:b)``, ``(1 | a*b)``, ``us(x | g)`` and ``diag(x | g)``. ``**`` is read as ``^``, ``[1, 2]`` as
+        ``c(1, 2)``, ``True`` as ``TRUE``; a column whose name is no name of R stands in backticks.
 
     Returns
     -------
