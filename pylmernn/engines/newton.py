@@ -85,7 +85,7 @@ def minimize(
         ratio = (value - new_value) / predicted
         length = float(np.linalg.norm(step))
         if np.isfinite(new_value):
-            rest = new_gradient - gradient - (new_hessian + missed) @ step
+            rest = new_gradient - gradient - (0.5 * (hessian + new_hessian) + missed) @ step
             curvature = float(rest @ step)
             if abs(curvature) > 1e-8 * float(np.linalg.norm(rest)) * length and length > 0:
                 missed = missed + np.outer(rest, rest) / curvature
