@@ -107,7 +107,8 @@ def lmernn(
     estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
         "formula": formula, "data": data, "REML": REML, "weights": weights, "offset": offset, "subset": subset,
-        "na_action": na_action, "contrasts": contrasts, "method": method, "control": control, "device": device, "seed": seed,
+        "na_action": na_action, "contrasts": contrasts, "method": method, "control": control, "device": device,
+        "seed": seed,
     }  # fmt: skip
     for message in fit_messages(estimates):
         warnings.warn(message, UserWarning, stacklevel=2)
@@ -195,4 +196,3 @@ def _sd(column: FloatArray) -> float:
 
 def _show_progress(evaluation: int, objective: float) -> None:
     print(f"evaluation {evaluation}: objective {objective:.6f}", file=sys.stderr)
-

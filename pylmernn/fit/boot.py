@@ -74,7 +74,7 @@ class Bootstrap:
 
 
 def _interpolated(ordered: np.ndarray, probabilities: tuple[float, float]) -> list[float]:
-    """Order statistics (R + 1) p, interpolated on the normal scale between whole numbers (Davison & Hinkley 1997, 5.6)."""
+    """Order statistics (R + 1) p, interpolated on the normal scale (Davison & Hinkley 1997, eq. 5.8)."""
     R, normal, out = len(ordered), NormalDist(), []
     for p in probabilities:
         position = (R + 1) * p

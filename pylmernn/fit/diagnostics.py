@@ -38,7 +38,7 @@ def residuals(design: Design, mu: FloatArray, sigma: float, type: str = "respons
 def hat_values(design: Design, estimates: Estimates) -> FloatArray:
     """Leverages, the derivatives of the fitted values by their responses at fixed theta, shape (n,).
 
-    The fitted values are linear in y with ``H = [X Z] C^-1 [X Z]' W``, C the matrix of the mixed-model equations, so that
+    The fitted values are linear in y with ``H = [X Z] C^-1 [X Z]' W``, C the matrix of the mixed-model equations, so
     a leverage is the row's prediction variance in units of its residual variance.
     """
     variance = prediction_variance(design, estimates, rows_of_fit(design), (True,) * len(design.random))

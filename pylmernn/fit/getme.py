@@ -88,7 +88,9 @@ PARTS: dict[str, Callable[[Design, Estimates], Any]] = {
     "Z": lambda d, e: random_matrix(d),
     "Zt": lambda d, e: random_matrix(d).T.tocsr(),
     "Ztlist": _Ztlist,
-    "mmList": lambda d, e: {t.label or t.group: pd.DataFrame(t.columns, columns=list(t.column_names)) for t in d.random},
+    "mmList": lambda d, e: {
+        t.label or t.group: pd.DataFrame(t.columns, columns=list(t.column_names)) for t in d.random
+    },
     "y": lambda d, e: d.y,
     "mu": lambda d, e: fixed_part(d, e) + random_part(d, e),
     "u": lambda d, e: _stack(e.u),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ class AnovaTable(pd.DataFrame):
         The lines above the table.
     """
 
-    _metadata = ["heading"]
+    _metadata: ClassVar[list[str]] = ["heading"]
 
     heading: tuple[str, ...]
 
@@ -127,9 +128,7 @@ def likelihood_ratio_table(
     return anova_table(frame, heading)
 
 
-def single_deletions(
-    full: LogLik, reduced: dict[str, LogLik], formula: str, test: str | None, k: float
-) -> AnovaTable:
+def single_deletions(full: LogLik, reduced: dict[str, LogLik], formula: str, test: str | None, k: float) -> AnovaTable:
     """The table of ``drop1`` from the log-likelihoods (ML) of the full and the reduced models."""
     rows = [(math.nan, -2 * float(full) + k * full.df, math.nan, math.nan)]
     for ll in reduced.values():

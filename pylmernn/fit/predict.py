@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pylmernn.covariance import split_theta
 from pylmernn.engines.estimates import Estimates
@@ -140,7 +141,7 @@ def interval_frame(
     return frame
 
 
-def take_rows(rows: NewRows, at: IntArray) -> NewRows:
+def take_rows(rows: NewRows, at: NDArray[np.intp]) -> NewRows:
     """Some of the rows."""
     random = tuple(NewTerm(t.codes[at], t.columns[at], t.unseen) for t in rows.random)
     names = None if rows.row_names is None else rows.row_names[at]

@@ -48,7 +48,8 @@ class Ranef(dict[str, pd.DataFrame]):
         parts = []
         for group, table in self.items():
             for column in table.columns:
-                part = pd.DataFrame({"grpvar": group, "term": column, "grp": table.index, "condval": table[column].values})
+                values = table[column].to_numpy()
+                part = pd.DataFrame({"grpvar": group, "term": column, "grp": table.index, "condval": values})
                 if spread is not None:
                     part["condsd"] = spread[group][column].values
                 parts.append(part)

@@ -70,11 +70,13 @@ def _mark(random: Sequence[RandomTerm], bar: Bar, marks: tuple[np.ndarray, ...])
             for j in hits:
                 marks[k][j] = found = True
         if not found:
-            raise DesignError(f"re_form {bar.label} names '{label}', which does not vary by '{bar.group_label}' in the model.")
+            raise DesignError(
+                f"re_form {bar.label} names '{label}', which does not vary by '{bar.group_label}' in the model."
+            )
 
 
 def _columns_of(label: str, names: Sequence[str]) -> list[int]:
-    """Columns of a term label: the one of that name, else those that add levels to its variables ("f" -> "fA", "fB")."""
+    """Columns of a term label: the one of that name, else those with levels added to its variables ("fA", "fB")."""
     exact = [j for j, name in enumerate(names) if name == label]
     if exact or label == "(Intercept)":
         return exact

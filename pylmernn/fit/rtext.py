@@ -121,7 +121,9 @@ def matrix(
     """
     stub = max(map(len, row_names), default=0)
     widths = [max([len(h)] + [len(row[j]) for row in cells]) for j, h in enumerate(column_names)]
-    blocks, block, used = [], [], stub
+    blocks: list[list[int]] = []
+    block: list[int] = []
+    used = stub
     for j, w in enumerate(widths):
         if block and used + w + 1 > width:
             blocks.append(block)

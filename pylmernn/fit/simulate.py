@@ -51,7 +51,8 @@ def simulate(
         strangers = codes < 0
         if strangers.any():
             names = unseen[k]
-            identity = np.unique(names[strangers], return_inverse=True)[1] if names is not None else np.zeros(strangers.sum(), int)
+            label = np.zeros(len(codes), dtype=int) if names is None else names
+            identity = np.unique(label[strangers], return_inverse=True)[1]
             extra = int(identity.max()) + 1
             codes = codes.copy()
             codes[strangers] = design.random[k].n_levels + identity

@@ -12,8 +12,8 @@ from pylmernn.engines.estimates import Estimates
 from pylmernn.fit.predict import fixed_part, random_part
 from pylmernn.fit.summary import Header, argument_name
 from pylmernn.fit.varcorr import VarCorr, var_corr
-from pylmernn.formula.design import Design, FloatArray
 from pylmernn.formula import ModelFrame
+from pylmernn.formula.design import Design, FloatArray
 
 
 class FitState:
@@ -50,24 +50,28 @@ class FitState:
         """Values of the rows in use under the labels of the data; NaN for omitted rows where na_action is "exclude"."""
         if self._pads:
             return pd.Series(self.frame.pad(values), index=self._all_row_names)
-        return pd.Series(values, index=self.frame.row_names)
+        return pd.Series(values, index=self._row_names)
 
     @property
     def _pads(self) -> bool:
         return self.frame.na_action == "exclude" and len(self.frame.omitted) > 0
 
     @property
+    def _row_names(self) -> pd.Index:
+        """Labels of the rows in use."""
+        names = self.frame.row_names
+        return pd.RangeIndex(self.design.n) if names is None else names
+
+    @property
     def _all_row_names(self) -> pd.Index:
         """Labels of the rows used and omitted, in the order of the data."""
         used = np.delete(np.arange(self.frame.all_rows), self.frame.omitted)
         order = np.argsort(np.concatenate([used, self.frame.omitted]))
-        names = pd.Index(self.frame.row_names)
-        return names.append(pd.Index(self.frame.omitted_names))[order]
+        return self._row_names.append(pd.Index(self.frame.omitted_names))[order]
 
     @property
     def _header(self) -> Header:
-        data = self.call.get("data")
-        name = data if isinstance(data, str) else getattr(data, "attrs", {}).get("name")
+        name = getattr(self.call.get("data"), "attrs", {}).get("name") or self.call.get("data_name")
         return Header(
             self.estimates.REML,
             str(self.frame.formula),

@@ -44,7 +44,8 @@ class Header:
     def text(self) -> str:
         """Title, formula and data, without a newline at the end."""
         lines = [f"{self.title} ['merModNN']", rtext.cat_fill(["Formula:", *rtext.deparse(self.formula)])]
-        named = (("   Data:", self.data), ("Weights:", self.weights), (" Offset:", self.offset), (" Subset:", self.subset))
+        titles = ("   Data:", "Weights:", " Offset:", " Subset:")
+        named = zip(titles, (self.data, self.weights, self.offset, self.subset), strict=True)
         return "\n".join(lines + [f"{name} {value}" for name, value in named if value is not None])
 
 
@@ -89,7 +90,8 @@ class Summary:
     def correlation(self) -> pd.DataFrame:
         """Correlation of the fixed effects."""
         sd = np.sqrt(np.diagonal(self.vcov.to_numpy()))
-        return self.vcov / np.outer(sd, sd)
+        values = self.vcov.to_numpy() / np.outer(sd, sd)
+        return pd.DataFrame(values, index=self.vcov.index, columns=self.vcov.columns)
 
     def text(self, digits: int = 4, correlation: bool | None = None, show_residuals: bool = True) -> str:
         """The printed summary.
@@ -150,9 +152,7 @@ def residual_text(scaled: FloatArray, digits: int) -> str:
     return f"Scaled residuals: \n{line}"
 
 
-def random_text(
-    varcor: VarCorr, ngrps: Mapping[str, int], nobs: int, digits: int, comp: tuple[str, ...]
-) -> str:
+def random_text(varcor: VarCorr, ngrps: Mapping[str, int], nobs: int, digits: int, comp: tuple[str, ...]) -> str:
     """Variance components and the numbers of rows and levels."""
     counts = "; ".join(f"{name}, {count}" for name, count in ngrps.items())
     return "\n".join(
@@ -180,7 +180,8 @@ def message_text(messages: tuple[str, ...]) -> list[str]:
     if not messages:
         return []
     failed = any("converge" in m for m in messages)
-    return [f"optimizer (profiled) convergence code: {int(failed)} ({'not converged' if failed else 'OK'})", *messages, ""]
+    verdict = "not converged" if failed else "OK"
+    return [f"optimizer (profiled) convergence code: {int(failed)} ({verdict})", *messages, ""]
 
 
 def short_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ def variance_rows(varcor: VarCorr, scale: str, limits: pd.DataFrame | None = Non
     return frame if limits is None else frame.assign(**_limit_columns(limits))
 
 
-def _limit_columns(limits: pd.DataFrame) -> dict[str, object]:
+def _limit_columns(limits: pd.DataFrame) -> dict[str, Any]:
     return {"conf.low": limits.iloc[:, 0].to_numpy(), "conf.high": limits.iloc[:, 1].to_numpy()}
 
 
@@ -52,7 +53,13 @@ def mode_rows(effects: Ranef) -> pd.DataFrame:
     """Conditional modes: group, level, term, estimate, std.error."""
     frame = effects.as_frame()
     out = pd.DataFrame(
-        {"effect": "ran_vals", "group": frame["grpvar"], "level": frame["grp"], "term": frame["term"], "estimate": frame["condval"]}
+        {
+            "effect": "ran_vals",
+            "group": frame["grpvar"],
+            "level": frame["grp"],
+            "term": frame["term"],
+            "estimate": frame["condval"],
+        }
     )
     return out.assign(**{"std.error": frame["condsd"]}) if "condsd" in frame else out
 

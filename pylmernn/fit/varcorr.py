@@ -108,8 +108,10 @@ class VarCorr(Mapping[str, pd.DataFrame]):
             rows += _component_rows(term, order)
         rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         frame = pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
-        return frame.astype({"var1": object, "var2": object}).where(frame.notna(), None).astype(
-            {"vcov": float, "sdcor": float}
+        return (
+            frame.astype({"var1": object, "var2": object})
+            .where(frame.notna(), None)
+            .astype({"vcov": float, "sdcor": float})
         )
 
     def table(self, digits: int = 5, comp: Sequence[str] = ("Std.Dev.",)) -> str:
@@ -180,7 +182,8 @@ def _component_rows(term: TermCovariance, order: str) -> list[tuple[str, str | N
 def unique_names(groups: Sequence[str]) -> list[str]:
     """Group labels, with ".1", ".2" added to those that came before (R's ``make.unique``)."""
     names: list[str] = []
-    taken, count = set(groups), {}
+    taken = set(groups)
+    count: dict[str, int] = {}
     for group in groups:
         if group not in names:
             names.append(group)

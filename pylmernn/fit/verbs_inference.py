@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from pylmernn.fit import inference, refit
+from pylmernn.covariance import split_theta
+from pylmernn.fit import inference, profile, refit
 from pylmernn.fit.boot import Bootstrap
 from pylmernn.fit.state import FitState
 from pylmernn.fit.update import update_formula
@@ -77,6 +78,7 @@ class InferenceVerbs(FitState):
         from pylmernn.api import lmernn
 
         call = {**self.call, **arguments}
+        call.pop("data_name", None)
         if call.get("data") is None:
             raise DesignError("this fit was loaded from a file and holds no data: give update(data=...).")
         call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
@@ -127,7 +129,9 @@ class InferenceVerbs(FitState):
             names, [fit.logLik() for fit in fits], [fit.formula() for fit in fits], self._header.data
         )
 
-    def drop1(self, scope: Sequence[str] | None = None, test: str | None = None, k: float = 2.0) -> inference.AnovaTable:
+    def drop1(
+        self, scope: Sequence[str] | None = None, test: str | None = None, k: float = 2.0
+    ) -> inference.AnovaTable:
         """Each fixed-effect term dropped in turn, by ML.
 
         Parameters
@@ -153,7 +157,9 @@ class InferenceVerbs(FitState):
         for label in chosen:
             fit = self.update(f". ~ . - {label}", REML=False)
             if fit.nobs() != self.design.n:
-                raise DesignError(f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: remove missing values first.")
+                raise DesignError(
+                    f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: drop missing values first."
+                )
             reduced[label] = fit.logLik()
         return inference.single_deletions(self.refitML().logLik(), reduced, str(self.frame.formula), test, k)
 
@@ -180,7 +186,8 @@ class InferenceVerbs(FitState):
         nsim, boot_type, seed
             Of the bootstrap: number of samples, {"perc", "basic", "norm"}, and where to start.
         old_names : bool, default True
-            Call the variance parameters .sig01, .sig02, ..., .sigma; else "sd_(Intercept)|g", "cor_x.(Intercept)|g", "sigma".
+            Call the variance parameters .sig01, .sig02, ..., .sigma; else "sd_(Intercept)|g", "cor_x.(Intercept)|g",
+            "sigma".
 
         Returns
         -------
@@ -191,12 +198,54 @@ class InferenceVerbs(FitState):
         --------
         >>> import pylmernn
         >>> fit = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", pylmernn.datasets.load("sleepstudy"))
-        >>> fit.confint(method="Wald", parm="beta_").round(2)
-                     2.5 %  97.5 %
-        (Intercept)  238.03  264.78
-        Days           7.44   13.50
+        >>> fit.confint(method="Wald", parm="beta_").round(2).loc["Days"].tolist()
+        [7.44, 13.5]
         """
-        raise NotImplementedError
+        if not 0 < level < 1:
+            raise DesignError(f"level is {level}: use a number between 0 and 1.")
+        profiler = self._profiler
+        chosen = profile.which(parm, profiler)
+        names = profiler.old_names if old_names else profiler.names
+        if method == "Wald":
+            se = np.sqrt(np.diagonal(self.estimates.unscaled_vcov)) * self.estimates.sigma
+            fixed = inference.wald_limits(self.estimates.beta, se, level)
+            limits = np.vstack([np.full((len(profiler.parameters), 2), np.nan), fixed])[chosen]
+        elif method == "profile":
+            limits = profile.profile_limits(profiler, chosen, level)
+        elif method == "boot":
+            booted = self.bootMer(parameter_values, nsim, seed)
+            limits = booted.confint(level, boot_type).to_numpy()[chosen]
+        else:
+            raise DesignError(f"confint has no method '{method}': use 'profile', 'Wald' or 'boot'.")
+        index = [names[k] for k in chosen]
+        return pd.DataFrame(limits, index=index, columns=inference.percent_labels(level))
+
+    @property
+    def _profiler(self) -> profile.Profiler:
+        return profile.Profiler(self.design, self.refitML().estimates)
+
+    def profile(
+        self, which: str | Sequence[str] | None = None, alphamax: float = 0.01, points: int = 8
+    ) -> pd.DataFrame:
+        """Likelihood profiles, by ML.
+
+        Parameters
+        ----------
+        which : str or sequence of str, optional
+            Parameters, as ``parm`` of ``confint``.
+        alphamax : float, default 0.01
+            The profiles reach the limits of intervals of level ``1 - alphamax``.
+        points : int, default 8
+            Points on each side of the estimate.
+
+        Returns
+        -------
+        DataFrame
+            Columns .par, value (standard deviations, correlations, sigma, fixed effects) and .zeta, the signed root of
+            the rise of the deviance.
+        """
+        profiler = self._profiler
+        return profile.profile_frame(profiler, profile.which(which, profiler), alphamax, points)
 
     def bootMer(
         self,
@@ -206,13 +255,62 @@ class InferenceVerbs(FitState):
         use_u: bool = False,
         re_form: Any = "NA",
     ) -> Bootstrap:
-        raise NotImplementedError
+        """Parametric bootstrap: simulate, refit, and take the statistics again.
+
+        Parameters
+        ----------
+        FUN : callable
+            From a fit to a Series, dict, sequence or number.
+        nsim : int, default 1
+        seed : int or numpy Generator, optional
+        use_u, re_form
+            What stays fixed, as in :meth:`simulate`.
+
+        Returns
+        -------
+        Bootstrap
+            ``t0``, ``t`` (nsim rows) and ``confint(level, type)``.
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> fit = pylmernn.lmernn("Yield ~ 1 + (1 | Batch)", pylmernn.datasets.load("Dyestuff"))
+        >>> fit.bootMer(lambda f: {"sigma": f.sigma()}, nsim=3, seed=1).t.shape
+        (3, 1)
+        """
+        t0 = as_statistics(FUN(cast("MixedFit", self)))
+        draws = self.simulate(nsim, seed, use_u, re_form)  # type: ignore[attr-defined]
+        rows = [self._boot_row(FUN, draws[sim], len(t0)) for sim in draws]
+        return Bootstrap(t0, pd.DataFrame(np.array(rows), columns=t0.index))
+
+    def _boot_row(self, FUN: Callable[[MixedFit], Any], response: pd.Series, size: int) -> np.ndarray:
+        """The statistics of one refit; NaN where it failed, which the Bootstrap counts."""
+        try:
+            return as_statistics(FUN(self.refit(response))).to_numpy()
+        except (DesignError, np.linalg.LinAlgError):
+            return np.full(size, np.nan)
+
+
+def parameter_values(fit: MixedFit) -> pd.Series:
+    """Standard deviations, correlations, sigma and fixed effects: the statistics of ``confint(method="boot")``."""
+    roots = split_theta(fit.design.random, fit.estimates.theta)
+    values = np.concatenate([profile.on_sdcor_scale(fit.design, roots, fit.estimates.sigma), fit.estimates.beta])
+    names = [p.old_name for p in profile.variance_parameters(fit.design)] + list(fit.design.fixed_names)
+    return pd.Series(values, index=names)
+
+
+def as_statistics(value: Any) -> pd.Series:
+    """Whatever a statistic returns, as a Series of floats."""
+    if isinstance(value, (pd.Series, dict)):
+        return pd.Series(value, dtype=float)
+    values = np.atleast_1d(np.asarray(value, dtype=float))
+    return pd.Series(values, index=[f"t{i + 1}" for i in range(len(values))])
 
 
 def _check_comparable(fits: Sequence[MixedFit]) -> None:
     sizes = [fit.nobs() for fit in fits]
     if len(set(sizes)) > 1:
-        raise DesignError(f"the models were fitted to {', '.join(map(str, sizes))} rows: compare models of the same rows.")
+        shown = ", ".join(map(str, sizes))
+        raise DesignError(f"the models were fitted to {shown} rows: compare models of the same rows.")
     if any(not np.array_equal(fit.design.y, fits[0].design.y) for fit in fits):
         raise DesignError("the models have different responses: compare models of the same response.")
-

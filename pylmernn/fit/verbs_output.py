@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from pylmernn.fit.verbs_prediction import PredictionVerbs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pylmernn.fit.mixedfit import MixedFit
 
 
 class OutputVerbs(EstimateVerbs, PredictionVerbs):
@@ -167,7 +169,7 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
         """
         from pylmernn.fit import plot
 
-        return plot.draw(self, kind, **options)
+        return plot.draw(cast("MixedFit", self), kind, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep the fit in one file (safetensors, with JSON text), readable by :func:`pylmernn.load`.
@@ -179,6 +181,4 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
         """
         from pylmernn.fit import save
 
-        save.save(self, path)
-
-
+        save.save(cast("MixedFit", self), path)

@@ -29,11 +29,12 @@ class PredictionVerbs(FitState):
         Parameters
         ----------
         type : {"response", "working", "pearson", "deviance", "scaled"}
-            "response" is ``y - fitted``; "pearson" multiplies by the root of the weight; "scaled" divides that by sigma.
+            "response" is ``y - fitted``; "pearson" multiplies by the root of the weight; "scaled" divides
+            that by sigma.
         scaled : bool, default False
             Divide by sigma.
         """
-        return self._series(diagnostics.residuals(self.design, self._mu, self.sigma(), type, scaled))
+        return self._series(diagnostics.residuals(self.design, self._mu, self.estimates.sigma, type, scaled))
 
     resid = residuals
 
@@ -92,7 +93,7 @@ class PredictionVerbs(FitState):
         chosen = selection(self.design, re_form)
         wants_variance = se_fit or interval is not None
         if newdata is None:
-            rows, index = prediction.rows_of_fit(self.design), self.frame.row_names
+            rows, index = prediction.rows_of_fit(self.design), self._row_names
         else:
             rows = self._new_rows(newdata, [bool(keep.any()) for keep in chosen], na_action)
             index = pd.Index(rows.row_names)
@@ -104,7 +105,7 @@ class PredictionVerbs(FitState):
         if random_only:
             raise DesignError("standard errors are for whole predictions: leave out random_only or se_fit.")
         variance = self._prediction_variance(rows, chosen)
-        noise: FloatArray | float = self.sigma() ** 2
+        noise: FloatArray | float = self.estimates.sigma**2
         if newdata is None and self.design.weights is not None:
             noise = noise / self.design.weights
         frame = prediction.interval_frame(fit, variance, noise, interval, level, index)
@@ -118,7 +119,7 @@ class PredictionVerbs(FitState):
     def _prediction_variance(self, rows: NewRows, chosen: prediction.Selection) -> FloatArray:
         include = tuple(bool(keep.any()) for keep in chosen)
         used = prediction.select(rows, chosen)
-        whole = np.isfinite(used.X).all(axis=1)
+        whole: np.ndarray = np.asarray(np.isfinite(used.X).all(axis=1))
         for term, on in zip(used.random, include, strict=True):
             if on:
                 whole &= np.isfinite(term.columns).all(axis=1)
@@ -170,7 +171,8 @@ class PredictionVerbs(FitState):
         chosen = everything if use_u else selection(self.design, re_form)
         unseen: list[np.ndarray | None] = [None] * len(self.design.random)
         if newdata is None:
-            rows, index, weights = prediction.rows_of_fit(self.design), self.frame.row_names, self.design.weights
+            rows, index = prediction.rows_of_fit(self.design), self._row_names
+            weights = self.design.weights
         else:
             rows, weights = self._new_rows(newdata, True), None
             index = pd.Index(rows.row_names)
@@ -189,11 +191,11 @@ class PredictionVerbs(FitState):
     def cooks_distance(self) -> pd.Series:
         """Cook's distance of each row on the fixed effects, as lme4's (theta held fixed)."""
         hat = diagnostics.hat_values(self.design, self.estimates)
-        pearson = diagnostics.residuals(self.design, self._mu, self.sigma(), "pearson")
-        return self._series(diagnostics.cooks_distance(hat, pearson, self.sigma(), self.design.p))
+        pearson = diagnostics.residuals(self.design, self._mu, self.estimates.sigma, "pearson")
+        return self._series(diagnostics.cooks_distance(hat, pearson, self.estimates.sigma, self.design.p))
 
     def rstudent(self) -> pd.Series:
         """Studentized residuals."""
         hat = diagnostics.hat_values(self.design, self.estimates)
-        pearson = diagnostics.residuals(self.design, self._mu, self.sigma(), "pearson")
-        return self._series(diagnostics.studentized(hat, pearson, self.sigma()))
+        pearson = diagnostics.residuals(self.design, self._mu, self.estimates.sigma, "pearson")
+        return self._series(diagnostics.studentized(hat, pearson, self.estimates.sigma))

@@ -1,0 +1,261 @@
+"""A fit in one file: arrays as safetensors, everything else as JSON text in its header. Loading runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.control import Control
+from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.formula import ModelFrame
+from pylmernn.formula.design import Design, DesignError, RandomTerm
+
+if TYPE_CHECKING:
+    from pylmernn.fit.mixedfit import MixedFit
+
+FORMAT = "pylmernn fit"
+#: Raised by one when a file of this version cannot be read by the last.
+VERSION = 1
+
+
+class Parts:
+    """Arrays by name, and texts that are too long for a header as bytes."""
+
+    def __init__(self, arrays: dict[str, np.ndarray] | None = None) -> None:
+        self.arrays: dict[str, np.ndarray] = {} if arrays is None else arrays
+
+    def put(self, name: str, value: np.ndarray | None) -> None:
+        """Keep an array under a name; None is kept by absence."""
+        if value is not None:
+            self.arrays[name] = np.ascontiguousarray(value)
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Keep JSON-able data."""
+        self.arrays[name] = np.frombuffer(json.dumps(value).encode("utf-8"), dtype=np.uint8)
+
+    def get_json(self, name: str) -> Any:
+        """Data that :meth:`put_json` kept."""
+        return json.loads(self.arrays[name].tobytes().decode("utf-8"))
+
+
+def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
+    """Write a fit, whole or not at all: to a file beside it first, then into its place.
+
+    Parameters
+    ----------
+    fit : MixedFit
+    path : path
+    """
+    from safetensors.numpy import save_file
+
+    parts = Parts()
+    meta = {
+        "design": _put_design(parts, fit.design),
+        "estimates": _put_estimates(parts, fit.estimates),
+        "frame": fit.frame.to_dict(),
+        "table": _put_table(parts, fit.model_frame()),
+        "call": _call_state(fit),
+    }
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        header = {"format": FORMAT, "version": str(VERSION), "fit": json.dumps(meta)}
+        save_file(parts.arrays, temporary, metadata=header)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> MixedFit:
+    """Read a fit that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    DesignError
+        Where the file is not a saved fit, or one of a later version.
+    FileNotFoundError
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from pylmernn.fit.mixedfit import MixedFit
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file '{path}'.")
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            header = file.metadata() or {}
+            parts = Parts({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except SafetensorError as error:
+        raise DesignError(f"'{path}' is not a saved fit: {error}.") from None
+    if header.get("format") != FORMAT:
+        raise DesignError(f"'{path}' is a safetensors file, but not a saved fit.")
+    if int(header["version"]) > VERSION:
+        raise DesignError(f"'{path}' was written by a later version of pylmernn: update the package.")
+    meta = json.loads(header["fit"])
+    frame = ModelFrame.from_dict(meta["frame"], _get_table(parts, meta["table"]))
+    call = {**meta["call"], "data": None, "control": _control(meta["call"]["control"])}
+    return MixedFit(_get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"]), frame, call)
+
+
+def _call_state(fit: MixedFit) -> dict[str, Any]:
+    """The arguments that are plain text or numbers; arrays are in the design."""
+    control = fit.call.get("control")
+    state = {k: v for k, v in fit.call.items() if v is None or isinstance(v, (str, bool, int, float))}
+    return {**state, "data_name": fit._header.data, "control": None if control is None else dataclasses.asdict(control)}
+
+
+def _control(state: dict[str, Any] | None) -> Control | None:
+    return None if state is None else Control(**state)
+
+
+def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
+    for name in ("y", "X", "weights", "offset"):
+        parts.put(f"design.{name}", getattr(design, name))
+    for k, term in enumerate(design.random):
+        parts.put(f"design.{k}.codes", term.codes)
+        parts.put(f"design.{k}.columns", term.columns)
+        parts.put_json(f"design.{k}.levels", [str(level) for level in term.levels])
+    return {
+        "fixed_names": design.fixed_names,
+        "dropped": design.dropped,
+        "dropped_at": [int(j) for j in design.dropped_at],
+        "response": design.response,
+        "random": [[t.group, t.column_names, t.covariance, t.label] for t in design.random],
+    }
+
+
+def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
+    arrays = parts.arrays
+    random = tuple(
+        RandomTerm(
+            group=group,
+            codes=arrays[f"design.{k}.codes"],
+            levels=np.array(parts.get_json(f"design.{k}.levels")),
+            columns=arrays[f"design.{k}.columns"],
+            column_names=tuple(names),
+            covariance=covariance,
+            label=label,
+        )
+        for k, (group, names, covariance, label) in enumerate(meta["random"])
+    )
+    return Design(
+        y=arrays["design.y"],
+        X=arrays["design.X"],
+        fixed_names=tuple(meta["fixed_names"]),
+        random=random,
+        weights=arrays.get("design.weights"),
+        offset=arrays.get("design.offset"),
+        dropped=tuple(meta["dropped"]),
+        dropped_at=tuple(meta["dropped_at"]),
+        response=meta["response"],
+    )
+
+
+_NUMBERS = ("sigma", "objective", "ldL2", "ldRX2", "pwrss", "wrss", "ussq", "objective_error")
+
+
+def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
+    for name in ("theta", "beta", "unscaled_vcov"):
+        parts.put(f"estimates.{name}", getattr(e, name))
+    for k, (b, u) in enumerate(zip(e.b, e.u, strict=True)):
+        parts.put(f"estimates.{k}.b", b)
+        parts.put(f"estimates.{k}.u", u)
+    c = e.convergence
+    parts.put("estimates.gradient", c.gradient)
+    parts.put("estimates.numbers", np.array([getattr(e, name) for name in _NUMBERS]))  # exact, unlike decimal text
+    return {
+        "method": e.method, "REML": e.REML, "singular": e.singular, "converged": bool(c.converged),
+        "n_evaluations": int(c.n_evaluations), "message": c.message, "seconds": c.seconds, "terms": len(e.b),
+    }  # fmt: skip
+
+
+def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
+    arrays, terms = parts.arrays, range(meta["terms"])
+    convergence = Convergence(
+        converged=meta["converged"],
+        gradient=arrays["estimates.gradient"],
+        n_evaluations=meta["n_evaluations"],
+        message=meta["message"],
+        seconds=meta["seconds"],
+    )
+    numbers = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
+    return Estimates(
+        method=meta["method"],
+        REML=meta["REML"],
+        theta=arrays["estimates.theta"],
+        beta=arrays["estimates.beta"],
+        unscaled_vcov=arrays["estimates.unscaled_vcov"],
+        b=tuple(arrays[f"estimates.{k}.b"] for k in terms),
+        u=tuple(arrays[f"estimates.{k}.u"] for k in terms),
+        singular=meta["singular"],
+        convergence=convergence,
+        **numbers,
+    )
+
+
+def _put_table(parts: Parts, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Columns of the model frame, the index last."""
+    described = [_put_column(parts, f"table.{j}", str(name), table.iloc[:, j]) for j, name in enumerate(table.columns)]
+    index = table.index if not isinstance(table.index, pd.MultiIndex) else table.index.map(str)
+    return [*described, _put_column(parts, "table.index", str(index.name or ""), pd.Series(index))]
+
+
+def _put_column(parts: Parts, key: str, name: str, column: pd.Series) -> dict[str, Any]:
+    kind: dict[str, Any] = {"key": key, "name": name, "dtype": str(column.dtype)}
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        parts.put(key, column.cat.codes.to_numpy(dtype=np.int32))
+        levels = column.cat.categories
+        of = "number" if pd.api.types.is_numeric_dtype(levels) else "text"
+        parts.put_json(f"{key}.levels", levels.tolist() if of == "number" else [str(v) for v in levels])
+        more = {"kind": "category", "ordered": bool(column.cat.ordered), "levels": str(levels.dtype), "of": of}
+        return {**kind, **more}
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+        parts.put(key, column.to_numpy())
+        return {**kind, "kind": "number"}
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "mM":
+        parts.put(key, column.to_numpy().view(np.int64))
+        return {**kind, "kind": "time"}
+    if pd.api.types.is_numeric_dtype(column.dtype):  # nullable numbers
+        parts.put(key, column.to_numpy(dtype=np.float64, na_value=np.nan))
+        return {**kind, "kind": "nullable"}
+    parts.put_json(key, [None if pd.isna(v) else str(v) for v in column])
+    return {**kind, "kind": "text"}
+
+
+def _get_table(parts: Parts, described: list[dict[str, Any]]) -> pd.DataFrame:
+    *columns, index = described
+    values = {c["name"]: _get_column(parts, c) for c in columns}
+    labels = pd.Index(_get_column(parts, index), name=index["name"] or None)
+    table = pd.DataFrame(values, index=range(len(labels)))
+    table.index = labels
+    return table
+
+
+def _get_column(parts: Parts, kind: dict[str, Any]) -> Any:
+    key = kind["key"]
+    if kind["kind"] == "category":
+        levels = pd.Index(parts.get_json(f"{key}.levels"))
+        if kind["of"] == "number":
+            levels = levels.astype(kind["levels"])
+        return pd.Categorical.from_codes(parts.arrays[key], categories=levels, ordered=kind["ordered"])
+    if kind["kind"] == "number":
+        return parts.arrays[key]
+    if kind["kind"] == "time":
+        return parts.arrays[key].view(kind["dtype"])
+    if kind["kind"] == "nullable":
+        return pd.array(parts.arrays[key]).astype(kind["dtype"])
+    texts = parts.get_json(key)
+    return pd.array(texts, dtype="str") if kind["dtype"] == "str" else np.array(texts, dtype=object)
