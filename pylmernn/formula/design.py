@@ -185,6 +185,8 @@ def make_design(
     """
     y = np.ascontiguousarray(y, dtype=np.float64)
     check_response(y, response)
+    if not random:
+        raise DesignError("the formula has no random effects: add a term such as (1 | group), or fit a linear model.")
     _check_weights(weights, len(y))
     _check_finite_columns(X, fixed_names, "fixed effect")
     if offset is not None and not np.isfinite(offset).all():

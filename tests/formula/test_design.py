@@ -74,6 +74,7 @@ def test_nearly_dependent_columns_are_judged_as_qr_judges_them():
         ({"random": [group(np.arange(12))]}, "has 12 levels in 12 rows"),
         ({"random": [group(np.arange(12) % 6, columns=np.ones((12, 2)))]}, "12 random effects .* in 12 rows"),
         ({"y": np.empty(0)}, "no rows are left"),
+        ({"random": []}, "no random effects"),
     ],
 )
 def test_bad_input_is_named(parts, changes, message):
