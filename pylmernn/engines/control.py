@@ -24,6 +24,8 @@ class Control:
         Random vectors of the iterative path's log-determinant.
     seed : int, default 0
         Of those vectors.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Where a dense factor is computed; "auto" is CUDA where there is one and at least 2,000 random effects are left.
     """
 
     tolerance: float = 1e-9
@@ -32,3 +34,4 @@ class Control:
     dense_limit: int = 12_000
     probes: int = 50
     seed: int = 0
+    device: str = "auto"

@@ -78,10 +78,12 @@ class System:
     ----------
     products : CrossProducts
         Of grouping factors in the order in which ``templates`` will come; the first is eliminated.
+    device : str, default "cpu"
+        Where a large dense rest is factored: "cpu", "cuda", or "auto".
     """
 
-    def __init__(self, products: CrossProducts) -> None:
-        self.products = products
+    def __init__(self, products: CrossProducts, device: str = "cpu") -> None:
+        self.products, self.device = products, device
         self.A = products.ZZ[0]
         self.d, _, self.q = self.A.shape
         self.n, self.p = products.n, len(products.RR) - 1
@@ -101,7 +103,7 @@ class System:
     @functools.cached_property
     def factor(self) -> RestFactor:
         """The exact factor of the rest; its memory is taken when it is first asked for."""
-        return rest_factor(self.schur)
+        return rest_factor(self.schur, self.device)
 
     def multiply(self, B: Columns) -> Columns:
         """``Z' W Z B``."""

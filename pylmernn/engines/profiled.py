@@ -117,7 +117,7 @@ def working_columns(design: Design) -> tuple[FloatArray, WorkingColumns]:
     return R, WorkingColumns(transform, transform @ gamma)
 
 
-def system_of(design: Design, plan: Layout | None = None) -> tuple[System, WorkingColumns]:
+def system_of(design: Design, plan: Layout | None = None, device: str = "cpu") -> tuple[System, WorkingColumns]:
     """Sum the rows of a design: its cross-products, arranged for elimination."""
     plan = plan or layout(design.random)
     R, working = working_columns(design)
@@ -129,7 +129,7 @@ def system_of(design: Design, plan: Layout | None = None) -> tuple[System, Worki
         )
         for terms in plan.factors
     ]
-    return System(cross_products(R, groups, design.weights)), working
+    return System(cross_products(R, groups, design.weights), device), working
 
 
 def _column(term: RandomTerm, s: int) -> FloatArray | None:
@@ -147,15 +147,17 @@ class Problem:
     ----------
     design : Design
     REML : bool
+    device : str, default "cpu"
+        Where a large dense factor is computed: "cpu", "cuda", or "auto".
     """
 
     method = "profiled"
     noise = 0.0  # of the objective, which steps are not judged by
 
-    def __init__(self, design: Design, REML: bool) -> None:
+    def __init__(self, design: Design, REML: bool, device: str = "cpu") -> None:
         self.design, self.REML = design, REML
         self.plan = layout(design.random)
-        self.system, self.working = system_of(design, self.plan)
+        self.system, self.working = system_of(design, self.plan, device)
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
         self._last: tuple[FloatArray, Solution] | None = None
 
@@ -253,7 +255,8 @@ def fit(
     ValueError
         If ``start`` has the wrong length.
     """
-    return estimate(Problem(design, REML), control or Control(), start, callback)
+    control = control or Control()
+    return estimate(Problem(design, REML, control.device), control, start, callback)
 
 
 def estimate(

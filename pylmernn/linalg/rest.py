@@ -7,7 +7,7 @@ cells of the inverse and the sums of its diagonal blocks.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +17,8 @@ from scipy.linalg import lapack
 from pylmernn.linalg.schur import SchurMap
 
 FloatArray = NDArray[np.float64]
+
+WORTH_A_GPU = 2000  # columns from which sending the cells to a GPU pays
 
 
 class RestFactor(Protocol):
@@ -75,6 +77,48 @@ class DenseRest:
         """``M^-1`` (q_r, q_r), both triangles; the factor is overwritten."""
         self._M, _ = lapack.dpotri(self._M, lower=0, overwrite_c=1)
         return np.triu(self._M) + np.triu(self._M, 1).T
+
+
+class TorchRest:
+    """M as one dense matrix on a torch device, for a GPU; the answers of :class:`DenseRest`.
+
+    Parameters
+    ----------
+    schur : SchurMap
+    device : str
+        ``"cuda"``, ``"cuda:1"``, or ``"cpu"``, which is for tests: OpenBLAS is faster there.
+    """
+
+    def __init__(self, schur: SchurMap, device: str) -> None:
+        import torch
+
+        self._torch, self._q = torch, schur.levels.n_columns
+        high, low = np.maximum(schur.rows, schur.columns), np.minimum(schur.rows, schur.columns)
+        self._position = torch.from_numpy(high * self._q + low).to(device)  # the lower triangle
+        self._device = device
+
+    def _to(self, values: FloatArray) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def factor(self, cells: FloatArray) -> float:
+        """Cholesky factor of ``I +`` the cells; returns the log-determinant."""
+        torch = self._torch
+        M = torch.zeros((self._q, self._q), dtype=torch.float64, device=self._device)
+        M.view(-1)[self._position] = self._to(cells)
+        M.diagonal().add_(1.0)
+        self._L, info = torch.linalg.cholesky_ex(M)
+        if int(info):
+            raise np.linalg.LinAlgError("the penalized cross-products are not positive definite")
+        return float(2.0 * self._L.diagonal().log().sum())
+
+    def solve(self, B: FloatArray) -> FloatArray:
+        """``M^-1 B`` for B (q_r, m)."""
+        return np.asarray(self._torch.cholesky_solve(self._to(B), self._L).cpu().numpy())
+
+    def inverse_cells(self) -> FloatArray:
+        """Cells of ``M^-1``."""
+        inverse = self._torch.cholesky_inverse(self._L)
+        return np.asarray(inverse.reshape(-1)[self._position].cpu().numpy())
 
 
 class ComponentRest:
@@ -159,11 +203,24 @@ class ComponentRest:
         return self.solve(np.eye(self._q))
 
 
-def rest_factor(schur: SchurMap) -> DenseRest | ComponentRest:
-    """The form that suits the pattern of M: components where the largest is at most half of it, else dense."""
+def rest_factor(schur: SchurMap, device: str = "cpu") -> DenseRest | TorchRest | ComponentRest:
+    """The form that suits the pattern of M: components where the largest is at most half of it, else dense.
+
+    ``device`` is where a dense one is factored; ``"auto"`` is CUDA where there is one and M is large enough to gain.
+    """
     q = schur.levels.n_columns
     graph = sp.coo_array((np.ones(len(schur.rows), dtype=np.int8), (schur.rows, schur.columns)), shape=(q, q))
     count, labels = sp.csgraph.connected_components(graph, directed=False)
     if count > 1 and np.bincount(labels).max() <= q / 2:
         return ComponentRest(schur, labels)
-    return DenseRest(schur)
+    if device == "auto":
+        device = "cuda" if q >= WORTH_A_GPU and _cuda_available() else "cpu"
+    return DenseRest(schur) if device == "cpu" else TorchRest(schur, device)
+
+
+def _cuda_available() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())

@@ -210,3 +210,15 @@ def test_an_interrupted_search_keeps_its_best_state():
     assert "interrupted after 3 evaluations" in found.message
     assert found.value < 3.0**4 + 2.0**4
     np.testing.assert_array_equal(found.x, calls[2])
+
+
+@pytest.mark.parametrize("shape", ["crossed", "crossed_slopes_weighted"])
+def test_the_torch_factor_gives_the_same_numbers(shape):
+    from pylmernn.linalg.rest import TorchRest
+
+    design = random_design(shape)
+    theta = random_theta(design, np.random.default_rng(2))
+    ours, torch = profiled.Problem(design, True), profiled.Problem(design, True)
+    torch.system.factor = TorchRest(torch.system.schur, "cpu")
+    for one, two in zip(ours.value_and_derivatives(theta), torch.value_and_derivatives(theta), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-8)
