@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pylmernn.engines.control import Control
@@ -68,11 +69,12 @@ def lmernn(
     control : Control, optional
         Tolerances of the engine.
     device : {"auto", "cpu", "cuda"}
-        Linear models are fitted on the CPU whatever it says.
+        Where the dense factor of a large crossed design is computed. "auto" is CUDA where there is one and at least
+        2,000 random effects are left after the first elimination; everything else runs on the CPU.
     seed : int, optional
         Of the random vectors of the iterative method.
     progress : bool, default False
-        Print the objective at each evaluation to the standard error stream.
+        Show a progress bar with the objective on the standard error stream.
 
     Returns
     -------
@@ -103,8 +105,8 @@ def lmernn(
     report_design(design)
     if method == "auto":
         method = choose_method(design, control)
-    callback = _show_progress if progress else None
-    estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
+    with _progress_bar(progress) as callback:
+        estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
         "formula": formula, "data": data, "REML": REML, "weights": weights, "offset": offset, "subset": subset,
         "na_action": na_action, "contrasts": contrasts, "method": method, "control": control, "device": device,
@@ -147,6 +149,10 @@ def _check_options(
         raise DesignError(f"device is '{device}': use one of {', '.join(DEVICES)}.")
     if control is not None and not isinstance(control, Control):
         raise DesignError(f"control is a {type(control).__name__}: use pylmernn.engines.control.Control(...).")
+    if device == "cuda":
+        _require_cuda()
+    if device != "auto":
+        control = dataclasses.replace(control or Control(), device=device)
     if seed is not None:
         control = dataclasses.replace(control or Control(), seed=seed)
     return control
@@ -194,5 +200,25 @@ def _sd(column: FloatArray) -> float:
     return math.sqrt(variance)
 
 
-def _show_progress(evaluation: int, objective: float) -> None:
-    print(f"evaluation {evaluation}: objective {objective:.6f}", file=sys.stderr)
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DesignError("device is 'cuda', but torch finds no CUDA device: use device='cpu' or 'auto'.")
+
+
+@contextlib.contextmanager
+def _progress_bar(show: bool) -> Iterator[Callable[[int, float], None] | None]:
+    """A callback that moves a bar; None where no bar is wanted."""
+    if not show:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc="lmernn", unit=" evaluations", file=sys.stderr) as bar:
+
+        def step(evaluation: int, objective: float) -> None:
+            bar.set_postfix_str(f"objective {objective:.4f}", refresh=False)
+            bar.update(evaluation - bar.n)
+
+        yield step
