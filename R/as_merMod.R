@@ -27,10 +27,34 @@ as_merMod <- function(fit) {
   # refit(), profile() and bootMer() read from `opt` by which optimizer they should search
   opt <- structure(
     list(par = theta, fval = value, feval = fit$convergence$n_evaluations, conv = 0, message = "from pylmernn"),
-    optimizer = "nloptwrap", control = list()
+    optimizer = "nloptwrap", control = list(), derivs = lme4_derivatives(fit, devfun, theta)
   )
-  conv <- list(opt = 0, lme4 = list())
-  lme4::mkMerMod(environment(devfun), opt, random, fr = frame, mc = lme4_call(fit, parsed$formula), lme4conv = conv)
+  devfun(theta) # leaves lme4's workspace at the estimate
+  lme4::mkMerMod(environment(devfun), opt, random, fr = frame, mc = lme4_call(fit, parsed$formula),
+                 lme4conv = optimizer_info(fit)$conv$lme4)
+}
+
+# Gradient and Hessian of lme4's own objective, which performance::check_convergence() reads. As in lme4, only where the
+# model is small; not on the boundary, where one-sided differences would say nothing.
+lme4_derivatives <- function(fit, devfun, theta) {
+  m <- length(theta)
+  if (nrow(fit$frame) > 1e4 || m > 10L || isSingular(fit)) {
+    return(NULL)
+  }
+  h <- 1e-4
+  step <- function(i) replace(numeric(m), i, h)
+  centre <- devfun(theta)
+  ahead <- vapply(seq_len(m), function(i) devfun(theta + step(i)), 0)
+  behind <- vapply(seq_len(m), function(i) devfun(theta - step(i)), 0)
+  hessian <- diag((ahead - 2 * centre + behind) / h^2, m)
+  for (i in seq_len(m)) {
+    for (j in seq_len(i - 1L)) {
+      corners <- devfun(theta + step(i) + step(j)) + devfun(theta - step(i) - step(j)) -
+        devfun(theta + step(i) - step(j)) - devfun(theta - step(i) + step(j))
+      hessian[i, j] <- hessian[j, i] <- corners / (4 * h^2)
+    }
+  }
+  list(gradient = (ahead - behind) / (2 * h), Hessian = hessian)
 }
 
 # The model frame with the attributes that lme4 gives it.

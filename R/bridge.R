@@ -41,7 +41,8 @@ start_python <- function() {
   old <- Sys.getenv("RETICULATE_MINICONDA_ENABLED", NA)
   Sys.setenv(RETICULATE_MINICONDA_ENABLED = "FALSE")
   on.exit(if (is.na(old)) Sys.unsetenv("RETICULATE_MINICONDA_ENABLED") else Sys.setenv(RETICULATE_MINICONDA_ENABLED = old))
-  tryCatch(reticulate::py_available(initialize = TRUE), error = function(e) FALSE)
+  # reticulate takes any pyproject.toml in the working directory for a Poetry project and warns
+  suppressWarnings(tryCatch(reticulate::py_available(initialize = TRUE), error = function(e) FALSE))
 }
 
 # reticulate's own rules, with our virtual environment where the user has named no other Python.

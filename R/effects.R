@@ -49,7 +49,11 @@ ranef.merModNN <- function(object, condVar = TRUE, drop = FALSE, whichel = names
     }))
     frame <- data.frame(columns, row.names = levels(object$flist[[i]]), check.names = FALSE)
     if (condVar) {
-      attr(frame, "postVar") <- if (length(own) == 1L) variances[[own]] else variances[own]
+      attr(frame, "postVar") <- if (length(own) == 1L) {
+        variances[[own]]
+      } else {
+        stats::setNames(variances[own], as.character(unname(object$cnms[own]))) # names as lme4 has them
+      }
     }
     frame
   })

@@ -93,12 +93,11 @@ formula.merModNN <- function(x, fixed.only = FALSE, random.only = FALSE, ...) {
     result[[3L]] <- if (is.null(rest)) 1 else rest
   }
   if (random.only) {
-    bars <- list()
-    map_random(result[[3L]], function(e) {
-      bars[[length(bars) + 1L]] <<- if (is_bar(e)) call("(", e) else e
-      e
+    bars <- unlist(lapply(collect_bars(result[[3L]]), expand_bar), recursive = FALSE)
+    written <- lapply(bars, function(bar) {
+      call(if (bar$covariance == "us") "(" else bar$covariance, call("|", bar$columns, bar$group))
     })
-    result[[3L]] <- Reduce(function(a, b) call("+", a, b), bars)
+    result[[3L]] <- Reduce(function(a, b) call("+", a, b), written)
   }
   result
 }

@@ -29,7 +29,7 @@ parse_formula <- function(formula, data = NULL) {
   list(
     formula = with_rhs(write_out_double_bars(rhs)),
     fixed = fixed,
-    frame = with_rhs(bars_as_sums(rhs)),
+    frame = with_rhs(bars_as_sums(write_out_double_bars(rhs))),
     bars = bars
   )
 }

@@ -63,12 +63,27 @@ theta_labels <- function(object) {
   }, object$bars, names(object$cnms)), use.names = FALSE)
 }
 
+bar_labels <- function(object) vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
+
+# Columns of term k as model.matrix() has them, names of rows and `assign` included.
+intercept_with_rows <- function(object, k) {
+  columns <- term_columns(object, k)
+  if (is.null(object$bars[[k]]$part$terms)) {
+    dimnames(columns) <- list(row.names(object$frame), "(Intercept)")
+    attr(columns, "assign") <- 0L
+  }
+  columns
+}
+
+# lme4 returns b as a matrix of package Matrix.
+one_column <- function(x) methods::new("dgeMatrix", x = as.double(x), Dim = c(length(x), 1L))
+
 term_starts <- function(object) c(0L, cumsum(lengths(object$b)))
 
 native_parts <- function() list(
   X = fixed_matrix,
   y = function(object) response_of(object$frame),
-  mu = fitted_rows,
+  mu = function(object) unname(fitted_rows(object)),
   offset = function(object) {
     offset <- stats::model.offset(object$frame)
     if (is.null(offset)) numeric(nrow(object$frame)) else as.double(offset)
@@ -76,16 +91,13 @@ native_parts <- function() list(
   Z = function(object) Matrix::t(random_matrix_transposed(object)),
   Zt = random_matrix_transposed,
   mmList = function(object) {
-    stats::setNames(
-      lapply(seq_len(n_terms(object)), function(k) term_columns(object, k)),
-      vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
-    )
+    stats::setNames(lapply(seq_len(n_terms(object)), function(k) intercept_with_rows(object, k)), bar_labels(object))
   },
-  b = function(object) unlist(lapply(object$b, as.vector)),
+  b = function(object) one_column(unlist(lapply(object$b, as.vector))),
   u = function(object) unlist(lapply(object$u, as.vector)),
   Gp = term_starts,
   Tp = function(object) {
-    c(beg = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
+    c(beg__ = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
                                 names(object$cnms)))
   },
   Lambda = function(object) Matrix::t(lambda_transposed(object)),
@@ -99,7 +111,7 @@ native_parts <- function() list(
   beta = function(object) unname(object$beta),
   theta = function(object) stats::setNames(object$theta, theta_labels(object)),
   par = function(object) stats::setNames(object$theta, theta_labels(object)),
-  lower = function(object) ifelse(theta_on_diagonal(object), 0, -Inf),
+  lower = function(object) stats::setNames(ifelse(theta_on_diagonal(object), 0, -Inf), theta_labels(object)),
   cnms = function(object) object$cnms,
   REML = function(object) if (object$REML) length(object$beta) else 0L,
   is_REML = function(object) object$REML,
@@ -110,12 +122,12 @@ native_parts <- function() list(
   n = function(object) nrow(object$frame),
   p = function(object) length(object$beta),
   q = function(object) sum(lengths(object$b)),
-  p_i = function(object) lengths(object$cnms),
-  l_i = function(object) vapply(term_factors(object), nlevels, 0L),
-  q_i = function(object) stats::setNames(lengths(object$b), names(object$cnms)),
+  p_i = function(object) stats::setNames(lengths(object$cnms), bar_labels(object)),
+  l_i = function(object) vapply(object$flist, nlevels, 0L),
+  q_i = function(object) stats::setNames(lengths(object$b), bar_labels(object)),
   k = n_terms,
   m_i = function(object) {
-    stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), names(object$cnms))
+    stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), bar_labels(object))
   },
   m = function(object) length(object$theta)
 )

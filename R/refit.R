@@ -108,7 +108,7 @@ simulate.merModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.f
   values <- apply(values, 2L, function(column) stats::napredict(rows$na.action, column), simplify = FALSE)
   names <- stats::napredict(rows$na.action, stats::setNames(numeric(n), rows$names))
   result <- as.data.frame(stats::setNames(values, paste0("sim_", seq_len(nsim))), row.names = names(names))
-  structure(result, seed = state$seed)
+  structure(result, na.action = rows$na.action, seed = state$seed)
 }
 
 random_state <- function(seed) {
@@ -118,7 +118,7 @@ random_state <- function(seed) {
     return(list(before = before, seed = before))
   }
   set.seed(seed)
-  list(before = before, seed = structure(seed, kind = as.list(RNGkind())))
+  list(before = before, seed = get(".Random.seed", envir = globalenv()))
 }
 
 # Rows for drawn effects: every level of the new data counts, seen by the fit or not.

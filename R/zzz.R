@@ -48,9 +48,12 @@ methods_through_lme4 <- list(
 
 # Registers `make(generic)` as the merModNN method of each generic, now or when its package is loaded.
 register_when_loaded <- function(package, generics, make) {
+  force(package)
+  force(generics)
+  force(make)
   register <- function(...) {
     space <- asNamespace(package)
-    for (generic in intersect(generics, ls(space, all.names = TRUE))) {
+    for (generic in intersect(generics, getNamespaceExports(space))) {
       registerS3method(generic, "merModNN", make(generic), envir = space)
     }
   }
@@ -58,10 +61,17 @@ register_when_loaded <- function(package, generics, make) {
   setHook(packageEvent(package, "onLoad"), register)
 }
 
+# Makes a method that hands lme4's object to the generic; its first argument is called as the generic calls it.
 through_lme4 <- function(package) {
+  force(package)
   function(generic) {
-    force(generic)
-    function(x, ...) getExportedValue(package, generic)(as_merMod(x), ...)
+    target <- getExportedValue(package, generic)
+    first <- names(formals(target))[1L]
+    method <- function(x, ...) NULL
+    names(formals(method))[1L] <- first
+    body(method) <- substitute(target(as_merMod(first), ...), list(target = target, first = as.name(first)))
+    environment(method) <- topenv()
+    method
   }
 }
 
