@@ -152,7 +152,7 @@ take_time <- function(x) {
 
 # A genuine lmerMod at a given theta: lme4's own steps, without its optimizer.
 # The call is evaluated where its symbols are, and kept as it is.
-merMod_at <- function(call_text, where, theta) {
+lmer_at <- function(call_text, where, theta) {
   call <- match.call(lme4::lmer, parse(text = call_text)[[1]])
   parts_call <- call
   parts_call[[1]] <- quote(lme4::lFormula)

@@ -225,7 +225,7 @@ def as_lme4(fit: Any, data: Any = None) -> Lme4Fit:
     place["call_text"] = r.text(f"lmer({', '.join(call)})")
     place["theta"] = r.ri.FloatSexpVector([float(x) for x in fit.estimates.theta])
     start = time.perf_counter()
-    answer = r.run("fit <- merMod_at(call_text, environment(), theta)", place)
+    answer = r.run("fit <- lmer_at(call_text, environment(), theta)", place)
     made = Lme4Fit(answer.value, place, time.perf_counter() - start, answer.messages, answer.warnings)
     ours, theirs = fit.estimates.objective, made.objective
     if not np.isclose(ours, theirs, rtol=1e-7, atol=1e-6):
@@ -253,7 +253,7 @@ def _prepare(
     r = session()
     r.attach("lme4", "splines")
     place = r.place()
-    for helper in ("merMod_at", "criterion", "as_plain_frame"):
+    for helper in ("lmer_at", "criterion", "as_plain_frame"):
         place[helper] = r.helpers[helper]
     texts = [formula, *(value for value in arguments.values() if isinstance(value, str))]
     place["data"] = to_r(_needed(as_pandas(data), " ".join(texts)))
