@@ -12,7 +12,7 @@ from pylmernn.engines.estimates import Estimates
 from pylmernn.fit.predict import fixed_part, random_part
 from pylmernn.fit.summary import Header, argument_name
 from pylmernn.fit.varcorr import VarCorr, var_corr
-from pylmernn.formula import ModelFrame
+from pylmernn.formula import Formula, ModelFrame, parse
 from pylmernn.formula.design import Design, FloatArray
 
 
@@ -74,7 +74,7 @@ class FitState:
         name = getattr(self.call.get("data"), "attrs", {}).get("name") or self.call.get("data_name")
         return Header(
             self.estimates.REML,
-            str(self.frame.formula),
+            expanded_text(self.frame.formula),
             argument_name(name),
             argument_name(self.call.get("weights")),
             argument_name(self.call.get("offset")),
@@ -85,6 +85,17 @@ class FitState:
     def _messages(self) -> tuple[str, ...]:
         """Warnings of the fit, as text."""
         return fit_messages(self.estimates)
+
+
+def expanded_text(formula: Formula) -> str:
+    """The formula as lme4 prints it: ``(x || g)`` written out as ``((1 | g) + (0 + x | g))``."""
+    text = str(formula)
+    for bar in formula.bars:
+        if bar.double:
+            prefix = f"{formula.response} ~ "
+            parts = " + ".join(single.label for single in parse(prefix + bar.label).random)
+            text = text.replace(bar.label, f"({parts})", 1)
+    return text
 
 
 def fit_messages(estimates: Estimates) -> tuple[str, ...]:

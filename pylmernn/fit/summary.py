@@ -14,7 +14,7 @@ from pylmernn.fit.varcorr import VarCorr
 from pylmernn.formula.design import FloatArray
 
 #: Correlations of more fixed effects than this are not printed by default.
-CORRELATION_LIMIT = 20
+CORRELATION_LIMIT = 12
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Summary:
         digits : int, default 4
             Significant digits.
         correlation : bool, optional
-            Show the correlation of the fixed effects; by default where there are at most 20.
+            Show the correlation of the fixed effects; by default where there are at most 12.
         show_residuals : bool, default True
             Show the quantiles of the scaled residuals.
         """

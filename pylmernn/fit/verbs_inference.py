@@ -158,7 +158,7 @@ class InferenceVerbs(FitState):
             fit = self.update(f". ~ . - {label}", REML=False)
             if fit.nobs() != self.design.n:
                 raise DesignError(
-                    f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: drop missing values first."
+                    f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: drop missing values."
                 )
             reduced[label] = fit.logLik()
         return inference.single_deletions(self.refitML().logLik(), reduced, str(self.frame.formula), test, k)
