@@ -1,8 +1,9 @@
 """Method ``"profiled"``: linear mixed models by maximum likelihood or REML, exactly.
 
 Beta, b and sigma are profiled out; theta is found by Newton's method on the exact gradient. theta is unconstrained
-while searching and rectified at the end: a column of Lambda and its negative are the same model, so a minimum on lme4's
-boundary is an ordinary stationary point here.
+while searching: a column of Lambda and its negative are the same model, so a minimum on lme4's boundary is an ordinary
+stationary point here. The gradient that judges convergence is that of the working columns, which are centred and
+scaled, so it does not depend on the user's units.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.covariance import diagonal_positions, structure, theta_sizes
+from pylmernn.covariance import diagonal_positions, split_theta, structure, theta_sizes
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.pls import DirectElimination, Parameter, Solution, System, by_factor, derivatives, solve
 from pylmernn.engines.start import moment_start
+from pylmernn.engines.working import to_user, to_working, working_columns, working_term
 from pylmernn.formula.design import Design, RandomTerm
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
 
@@ -45,6 +47,25 @@ class Layout:
     factors: tuple[tuple[int, ...], ...]
     start: tuple[int, ...]
     parameters: tuple[Parameter, ...]
+
+    def factor_of(self, term: int) -> int:
+        """The factor that a term belongs to."""
+        return next(f for f, terms in enumerate(self.factors) if term in terms)
+
+    def columns(self, term: int) -> slice:
+        """The columns of a term within its factor."""
+        after = [
+            s for t, s in enumerate(self.start) if self.factor_of(t) == self.factor_of(term) and s > self.start[term]
+        ]
+        return slice(self.start[term], min(after, default=None))
+
+    def multiply(self, transforms: Sequence[FloatArray], templates: Sequence[FloatArray]) -> list[FloatArray]:
+        """``T Lambda`` for each factor, T with one block for each of its terms."""
+        out = [Lambda.copy() for Lambda in templates]
+        for term, T in enumerate(transforms):
+            rows = self.columns(term)
+            out[self.factor_of(term)][rows] = T @ templates[self.factor_of(term)][rows]
+        return out
 
     def templates(self, random: Sequence[RandomTerm], theta: FloatArray) -> list[FloatArray]:
         """The template of each factor, (d, d) with one block for each of its terms."""
@@ -75,73 +96,10 @@ def layout(random: Sequence[RandomTerm]) -> Layout:
     return Layout(tuple(factors), tuple(start), tuple(parameters))
 
 
-@dataclass(frozen=True)
-class WorkingColumns:
-    """Fixed effects in coordinates that keep cross-products accurate: ``X_working = X transform``, y less its OLS fit.
-
-    Attributes
-    ----------
-    transform : ndarray, shape (p, p)
-    beta0 : ndarray, shape (p,)
-        OLS coefficients of X.
-    """
-
-    transform: FloatArray
-    beta0: FloatArray
-
-    @property
-    def log_determinant(self) -> float:
-        """Log |det transform|."""
-        return float(np.linalg.slogdet(self.transform)[1])
-
-
-def working_columns(design: Design) -> tuple[FloatArray, WorkingColumns]:
-    """``[X y]`` of the design, centred, scaled and residualized, (n, p + 1) in Fortran order."""
-    X, p = design.X, design.p
-    R = np.empty((design.n, p + 1), order="F")
-    transform = np.eye(p)
-    constant = [j for j in range(p) if X[0, j] != 0 and X[0, j] == X[-1, j] and (X[:, j] == X[0, j]).all()]
-    for j in range(p):
-        column = X[:, j]
-        if constant and j != constant[0]:
-            shift = float(column.mean())
-            transform[constant[0], j] = -shift / X[0, constant[0]]
-            column = column - shift
-        scale = float(np.sqrt(np.mean(column * column)))
-        R[:, j] = column / scale
-        transform[:, j] /= scale
-    y = design.y if design.offset is None else design.y - design.offset
-    W = R[:, :p] if design.weights is None else R[:, :p] * design.weights[:, None]
-    gamma = np.linalg.lstsq(W.T @ R[:, :p], W.T @ y, rcond=None)[0] if p else np.empty(0)
-    R[:, p] = y - R[:, :p] @ gamma
-    return R, WorkingColumns(transform, transform @ gamma)
-
-
-def system_of(design: Design, plan: Layout | None = None, device: str = "cpu") -> tuple[System, WorkingColumns]:
-    """Sum the rows of a design: its cross-products, arranged for elimination."""
-    plan = plan or layout(design.random)
-    R, working = working_columns(design)
-    groups = [
-        GroupRows(
-            design.random[terms[0]].codes,
-            design.random[terms[0]].n_levels,
-            tuple(_column(design.random[t], s) for t in terms for s in range(design.random[t].width)),
-        )
-        for terms in plan.factors
-    ]
-    return System(cross_products(R, groups, design.weights), device), working
-
-
-def _column(term: RandomTerm, s: int) -> FloatArray | None:
-    """A column left of the bar; None where it is all ones, which saves passes over the rows."""
-    column = term.columns[:, s]
-    if column[0] == 1.0 and column[-1] == 1.0 and (column == 1.0).all():
-        return None
-    return np.ascontiguousarray(column)
-
-
 class Problem:
     """One design ready to be evaluated at any theta.
+
+    The search moves in coordinates x, the theta of working columns (:mod:`pylmernn.engines.working`).
 
     Parameters
     ----------
@@ -157,12 +115,20 @@ class Problem:
     def __init__(self, design: Design, REML: bool, device: str = "cpu") -> None:
         self.design, self.REML = design, REML
         self.plan = layout(design.random)
-        self.system, self.working = system_of(design, self.plan, device)
+        R, self.working = working_columns(design)
+        terms = [working_term(term) for term in design.random]
+        self.transforms = [term.T for term in terms]
+        groups = []
+        for members in self.plan.factors:
+            first = design.random[members[0]]
+            columns = tuple(column for t in members for column in terms[t].columns)
+            groups.append(GroupRows(first.codes, first.n_levels, columns))
+        self.system = System(cross_products(R, groups, design.weights), device)
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
         self._last: tuple[FloatArray, Solution] | None = None
 
     def eliminate(self, templates: Sequence[FloatArray]) -> DirectElimination:
-        """The factored random effects at templates Lambda."""
+        """The factored random effects at templates of the working columns."""
         return DirectElimination(self.system, templates)
 
     @property
@@ -171,34 +137,42 @@ class Problem:
         return 0.0
 
     def templates(self, theta: FloatArray) -> list[FloatArray]:
-        """The templates of the factors at theta."""
-        return self.plan.templates(self.design.random, theta)
+        """The templates of the factors, in working columns, at the user's theta."""
+        return self.plan.multiply(self.transforms, self.plan.templates(self.design.random, theta))
 
     def value(self, theta: FloatArray) -> float:
-        """The objective: REML criterion or -2 log-likelihood."""
-        return (
-            solve(self.system, self.eliminate(self.templates(theta)), self.REML, with_score=False).objective
-            + self.constant
-        )
+        """The objective at the user's theta: REML criterion or -2 log-likelihood."""
+        return self._value(self.templates(theta))
 
     def solution(self, theta: FloatArray) -> Solution:
-        """All least-squares answers at theta, in working columns."""
-        if self._last is not None and np.array_equal(self._last[0], theta):
-            return self._last[1]  # the search ends where it last evaluated
+        """All least-squares answers at the user's theta, in working columns."""
         return solve(self.system, self.eliminate(self.templates(theta)), self.REML)
 
-    def value_and_derivatives(self, theta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """The objective, its gradient (m,) and approximate Hessian (m, m)."""
-        templates = self.templates(theta)
+    def search_value(self, x: FloatArray) -> float:
+        """The objective at x."""
+        return self._value(self.plan.templates(self.design.random, x))
+
+    def search(self, x: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """The objective, its gradient (m,) and approximate Hessian (m, m) at x."""
+        templates = self.plan.templates(self.design.random, x)
+        nudged = False
         for Lambda in templates[1:]:
             diagonal = np.einsum("ss->s", Lambda)
-            diagonal[np.abs(diagonal) < NUDGE] = NUDGE
+            small = np.abs(diagonal) < NUDGE
+            diagonal[small] = NUDGE
+            nudged = nudged or bool(small.any())
         elimination = self.eliminate(templates)
         at = solve(self.system, elimination, self.REML)
-        nudged = any((a != b).any() for a, b in zip(templates, self.templates(theta), strict=True))
-        self._last = None if nudged else (theta.copy(), at)
+        self._last = None if nudged else (x.copy(), at)
         gradient, hessian = derivatives(self.system, elimination, at, self.plan.parameters, self.REML)
         return at.objective + self.constant, gradient, hessian
+
+    def last_solution(self, x: FloatArray) -> Solution | None:
+        """What :meth:`search` found at x, if that was its last call."""
+        return self._last[1] if self._last is not None and np.array_equal(self._last[0], x) else None
+
+    def _value(self, templates: Sequence[FloatArray]) -> float:
+        return solve(self.system, self.eliminate(templates), self.REML, with_score=False).objective + self.constant
 
 
 def devfun(design: Design, REML: bool = True) -> Callable[[FloatArray], float]:
@@ -266,75 +240,66 @@ def estimate(
     callback: Callable[[int, float], None] | None = None,
 ) -> Estimates:
     """Search theta for a problem; the steps of :func:`fit` after the data are summed."""
-    design = problem.design
+    random = problem.design.random
     begun = time.perf_counter()
-    theta = (
-        moment_start(problem.system.products, problem.plan.parameters)
-        if start is None
-        else np.asarray(start, dtype=np.float64)
-    )
-    if theta.shape != (len(problem.plan.parameters),):
-        raise ValueError(f"start has shape {theta.shape}; the model has {len(problem.plan.parameters)} parameters.")
+    if start is None:
+        x = moment_start(problem.system.products, problem.plan.parameters)
+    else:
+        x = to_working(random, problem.transforms, _checked_start(start, len(problem.plan.parameters)))
     found = minimize(
-        problem.value_and_derivatives,
-        theta,
+        problem.search,
+        x,
         control.tolerance,
         control.max_evaluations,
         callback,
         noise=problem.noise,
     )
-    theta = rectify(design.random, found.x)
-    theta = _snap_to_boundary(problem, theta, found.value, control)
+    x = _snap_to_boundary(problem, found.x, found.value, control)
     convergence = Convergence(
         converged=not found.message or found.predicted < 1e-4,
-        gradient=np.where(theta == 0.0, 0.0, found.gradient * np.where(found.x * theta < 0, -1.0, 1.0)),
+        gradient=np.where(x == 0.0, 0.0, found.gradient),
         n_evaluations=found.n_evaluations,
         message=found.message,
         seconds=time.perf_counter() - begun,
     )
-    return estimates_at(problem, theta, convergence, control)
+    theta = to_user(random, problem.transforms, x)
+    return estimates_at(problem, theta, problem.last_solution(x) or problem.solution(theta), convergence, control)
 
 
-def rectify(random: Sequence[RandomTerm], theta: FloatArray) -> FloatArray:
-    """The same model with no negative diagonal entry of Lambda: columns are turned to their negatives."""
-    theta = theta.copy()
-    position = 0
-    for term in random:
-        rows, columns = structure(term.covariance).positions(term.width)
-        part = theta[position : position + len(rows)]
-        for c in columns[(rows == columns) & (part < 0)]:
-            part[columns == c] *= -1.0
-        position += len(rows)
-    return theta
+def _checked_start(start: FloatArray, size: int) -> FloatArray:
+    start = np.asarray(start, dtype=np.float64)
+    if start.shape != (size,):
+        raise ValueError(f"start has shape {start.shape}; the model has {size} parameters.")
+    return start
 
 
-def _snap_to_boundary(problem: Problem, theta: FloatArray, value: float, control: Control) -> FloatArray:
+def _snap_to_boundary(problem: Problem, x: FloatArray, value: float, control: Control) -> FloatArray:
     """Set to zero what the search brought close to zero, if that costs nothing."""
-    small = diagonal_positions(problem.design.random) & (theta < control.singular_tolerance) & (theta > 0)
+    small = diagonal_positions(problem.design.random) & (np.abs(x) < control.singular_tolerance) & (x != 0)
     if not small.any():
-        return theta
-    candidate = np.where(small, 0.0, theta)
-    return candidate if problem.value(candidate) <= value + 1e-8 * max(1.0, abs(value) * 1e-3) else theta
+        return x
+    candidate = np.where(small, 0.0, x)
+    return candidate if problem.search_value(candidate) <= value + 1e-8 * max(1.0, abs(value) * 1e-3) else x
 
 
-def estimates_at(problem: Problem, theta: FloatArray, convergence: Convergence, control: Control) -> Estimates:
-    """The answers at a given theta, in the user's columns and term by term."""
-    design, at = problem.design, problem.solution(theta)
+def estimates_at(
+    problem: Problem, theta: FloatArray, at: Solution, convergence: Convergence, control: Control
+) -> Estimates:
+    """The answers at the user's theta, in the user's columns and term by term, from the solution in working ones."""
+    design = problem.design
     T = problem.working.transform
     half = np.linalg.solve(at.RX, T.T)
     scores = by_factor(problem.system, at.score)
     b, u = [], []
-    templates = problem.templates(theta)
-    for index, term in enumerate(design.random):
-        factor = next(f for f, terms in enumerate(problem.plan.factors) if index in terms)
-        columns = slice(problem.plan.start[index], problem.plan.start[index] + term.width)
-        Lambda = templates[factor][columns, columns]
-        spherical = Lambda.T @ scores[factor][columns, 0]  # u = Lambda' Z' V^-1 (y - X beta)
+    for index, Lambda in enumerate(split_theta(design.random, theta)):
+        score = problem.transforms[index].T @ scores[problem.plan.factor_of(index)][problem.plan.columns(index), 0]
+        spherical = Lambda.T @ score  # u = Lambda' Z' V^-1 (y - X beta)
         u.append(np.ascontiguousarray(spherical.T))
         b.append(np.ascontiguousarray((Lambda @ spherical).T))
     ussq = float(sum((part**2).sum() for part in u))
     df = design.n - design.p if problem.REML else design.n
     on_diagonal = diagonal_positions(design.random)
+    x = to_working(design.random, problem.transforms, theta)  # free of the units of the columns
     return Estimates(
         method=problem.method,
         REML=problem.REML,
@@ -350,7 +315,7 @@ def estimates_at(problem: Problem, theta: FloatArray, convergence: Convergence, 
         pwrss=at.pwrss,
         wrss=at.pwrss - ussq,
         ussq=ussq,
-        singular=bool((theta[on_diagonal] < control.singular_tolerance).any()),
+        singular=bool((np.abs(x[on_diagonal]) < control.singular_tolerance).any()),
         convergence=convergence,
         objective_error=problem.objective_error,
     )

@@ -31,7 +31,7 @@ class _Component:
 
 
 def moment_start(products: CrossProducts, parameters: Sequence[Parameter]) -> FloatArray:
-    """A start for theta (m,): relative standard deviations on the diagonals of the templates, zeros elsewhere.
+    """A start for theta (m,): Cholesky factors of relative covariances estimated from moments.
 
     Parameters
     ----------
@@ -60,14 +60,39 @@ def moment_start(products: CrossProducts, parameters: Sequence[Parameter]) -> Fl
     variances = np.linalg.lstsq(left, right, rcond=1e-10)[0]
     total = float(right[m]) / products.n
     residual = max(float(variances[m]), 0.05 * total)
-    place = {(c.factor, c.column): i for i, c in enumerate(components)}
-    theta = np.zeros(len(parameters))
-    for a, parameter in enumerate(parameters):
-        if parameter.row == parameter.column:
-            i = place[parameter.block, parameter.row]
-            least = 0.01 * total / max(float(components[i].size.sum()) / products.n, 1e-12)
-            theta[a] = np.sqrt(max(float(variances[i]), least) / residual)
-    return theta
+    least = [0.01 * total / max(float(c.size.sum()) / products.n, 1e-12) for c in components]
+    Omega = [np.zeros((len(ZZ), len(ZZ))) for ZZ in products.ZZ]
+    for c, variance, smallest in zip(components, variances[:m], least, strict=True):
+        Omega[c.factor][c.column, c.column] = max(float(variance), smallest) / residual
+    for a in parameters:
+        if a.row != a.column:
+            covariance = _covariance(products, a, Omega[a.block], residual)
+            Omega[a.block][a.row, a.column] = Omega[a.block][a.column, a.row] = covariance
+    Lambda = [_factor(matrix) for matrix in Omega]
+    return np.array([Lambda[a.block][a.row, a.column] for a in parameters])
+
+
+def _covariance(products: CrossProducts, a: Parameter, Omega: FloatArray, residual: float) -> float:
+    """Relative covariance of two columns from their products of sums, given the variances; correlation at most 0.9."""
+    s, t = a.row, a.column
+    ZZ, sums = products.ZZ[a.block], products.ZR[a.block][:, -1]
+    both, mixed = ZZ[s, s] * ZZ[t, t], ZZ[s, t]
+    weight = np.sqrt(np.divide(1.0, both, out=np.zeros_like(both), where=both > 0))
+    known = mixed * (ZZ[s, s] * Omega[s, s] + ZZ[t, t] * Omega[t, t] + 1.0)
+    size = float((weight * (both + mixed**2)).sum())
+    covariance = float((weight * (sums[s] * sums[t] / residual - known)).sum()) / size if size > 0 else 0.0
+    bound = 0.9 * float(np.sqrt(Omega[s, s] * Omega[t, t]))
+    return min(max(covariance, -bound), bound)
+
+
+def _factor(Omega: FloatArray) -> FloatArray:
+    """Lower Cholesky factor; covariances are halved until the matrix is positive definite."""
+    diagonal = np.diag(np.diagonal(Omega))
+    while True:
+        try:
+            return np.asarray(np.linalg.cholesky(Omega), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            Omega = 0.5 * (Omega + diagonal)
 
 
 def _squares(products: CrossProducts, c: _Component, other: _Component, weight: FloatArray) -> float:

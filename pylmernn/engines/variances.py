@@ -45,10 +45,11 @@ def conditional_variance(design: Design, estimates: Estimates) -> tuple[FloatArr
     elimination = DirectElimination(system, problem.templates(estimates.theta))
     by_factor = _mode_variances(system, elimination)
     out = []
-    for index, term in enumerate(design.random):
-        factor = next(f for f, terms in enumerate(problem.plan.factors) if index in terms)
-        columns = slice(problem.plan.start[index], problem.plan.start[index] + term.width)
-        block = by_factor[factor][columns, columns].transpose(2, 0, 1)
+    for index in range(len(design.random)):
+        columns = problem.plan.columns(index)
+        block = by_factor[problem.plan.factor_of(index)][columns, columns].transpose(2, 0, 1)
+        back = np.linalg.inv(problem.transforms[index])  # b = T^-1 b_working
+        block = back @ block @ back.T
         out.append(np.ascontiguousarray(estimates.sigma**2 * block))
     return tuple(out)
 
@@ -126,7 +127,7 @@ def prediction_variance(
         if used:
             spread = ((term.columns @ Lambda) ** 2).sum(axis=1)
             unseen += np.where(term.codes < 0, spread, 0.0)
-    z = [_rows_of_factor(design, rows, plan.factors[f], include) for f in range(len(plan.factors))]
+    z = [_rows_of_factor(problem, rows, plan.factors[f], include) for f in range(len(plan.factors))]
     modes_X = elimination.modes(system.R).combine(np.eye(system.p + 1)[:, : system.p])
     x = rows.X @ problem.working.transform
     codes, columns = z[0]
@@ -147,11 +148,12 @@ def prediction_variance(
 
 
 def _rows_of_factor(
-    design: Design, rows: NewRows, terms: Sequence[int], include: Sequence[bool]
+    problem: Problem, rows: NewRows, terms: Sequence[int], include: Sequence[bool]
 ) -> tuple[NDArray[np.int64], FloatArray]:
-    """Level and columns of every new row for one grouping factor; zeros where it is unseen or not included."""
+    """Level and working columns of every new row for one grouping factor; zeros where it is unseen or not included."""
     codes = rows.random[terms[0]].codes.astype(np.int64)
-    columns = np.concatenate([rows.random[t].columns * float(include[t]) for t in terms], axis=1)
+    working = [rows.random[t].columns @ np.linalg.inv(problem.transforms[t]) * float(include[t]) for t in terms]
+    columns = np.concatenate(working, axis=1)
     columns = np.where(codes[:, None] < 0, 0.0, columns)
     return np.maximum(codes, 0), columns
 

@@ -37,10 +37,10 @@ def test_objective_is_the_oracles_at_random_theta(shape, REML):
 def test_gradient_is_the_objectives(shape, REML):
     design = random_design(shape)
     problem, theta = profiled.Problem(design, REML), random_theta(design, np.random.default_rng(6))
-    value, gradient, hessian = problem.value_and_derivatives(theta)
+    value, gradient, hessian = problem.search(theta)
     step = 1e-5 * np.eye(len(theta))
-    numeric = np.array([(problem.value(theta + h) - problem.value(theta - h)) / 2e-5 for h in step])
-    assert value == pytest.approx(problem.value(theta), rel=1e-12)
+    numeric = np.array([(problem.search_value(theta + h) - problem.search_value(theta - h)) / 2e-5 for h in step])
+    assert value == pytest.approx(problem.search_value(theta), rel=1e-12)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max())
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-9 * np.abs(hessian).max())
 
@@ -220,5 +220,19 @@ def test_the_torch_factor_gives_the_same_numbers(shape):
     theta = random_theta(design, np.random.default_rng(2))
     ours, torch = profiled.Problem(design, True), profiled.Problem(design, True)
     torch.system.factor = TorchRest(torch.system.schur, "cpu")
-    for one, two in zip(ours.value_and_derivatives(theta), torch.value_and_derivatives(theta), strict=True):
+    for one, two in zip(ours.search(theta), torch.search(theta), strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-8)
+
+
+def test_units_and_origin_of_a_slope_do_not_matter():
+    design = random_design("slope")
+    fit = profiled.fit(design)
+    (old,) = design.random
+    shift, scale = 2000.0, 1e5
+    moved = dataclasses.replace(old, columns=np.column_stack([old.columns[:, 0], shift + scale * old.columns[:, 1]]))
+    again = profiled.fit(dataclasses.replace(design, random=(moved,)))
+    assert again.objective == pytest.approx(fit.objective, abs=1e-6)
+    assert again.singular == fit.singular
+    T = np.array([[1.0, shift], [0.0, scale]])
+    Lambda, Lambda2 = (oracle.split_theta(design.random, f.theta)[0] for f in (fit, again))
+    np.testing.assert_allclose(T @ Lambda2 @ Lambda2.T @ T.T, Lambda @ Lambda.T, rtol=1e-4)
