@@ -20,10 +20,22 @@ Point = tuple[list[FloatArray], float]
 Entries = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
+#: Share of the largest entry that a zero on the diagonal gets at the start of a search.
+START_OFF_BOUNDARY = 0.02
+TINY = 1e-6
+
+
 def lower_root(M: FloatArray) -> FloatArray:
     """The lower triangular L with ``L L' = M M'`` and a diagonal that is not negative."""
     R: FloatArray = np.asarray(np.linalg.qr(M.T, mode="r"), dtype=np.float64)
     return (R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]).T
+
+
+def _off_boundary(L: FloatArray) -> FloatArray:
+    """L with no zero on its diagonal: a column of zeros has a zero gradient, and a search could never leave it."""
+    least = START_OFF_BOUNDARY * max(float(np.abs(L).max()), 0.1)
+    small = np.abs(np.diagonal(L)) < least
+    return L + np.diag(np.where(small, least, 0.0))
 
 
 class DevianceSurface:
@@ -43,28 +55,27 @@ class DevianceSurface:
         roots, sigma = point
         problem, n = self.problem, self.design.n
         theta = np.concatenate([self._theta(t, M) for t, M in enumerate(roots)])
-        templates = problem.templates(theta)
-        for Lambda in templates[1:]:  # the engine's slopes divide by the diagonal
-            diagonal = np.einsum("ss->s", Lambda)
-            diagonal[np.abs(diagonal) < profiled.NUDGE] = profiled.NUDGE
-        elimination = problem.eliminate(templates)
+        elimination = problem.eliminate(problem.templates(theta))
         at = solve(problem.system, elimination, REML=False)
         value = at.ldL2 + n * math.log(2 * math.pi * sigma**2) + at.pwrss / sigma**2
         value -= problem.system.products.sum_log_weights
         scores = by_factor(problem.system, at.score)
-        slopes = [  # derivatives of log|L|^2 + r^2 / sigma^2 in Lambda Lambda', factor by factor
+        slopes = [  # derivatives of log|L|^2 + r^2 / sigma^2 in Lambda Lambda' of the engine's working columns
             E - sum_outer(v, v) / sigma**2 for E, v in zip(elimination.information(), scores, strict=True)
         ]
         gradients = []
-        for t, M in enumerate(roots):
-            factor = next(f for f, terms in enumerate(problem.plan.factors) if t in terms)
-            own = slice(problem.plan.start[t], problem.plan.start[t] + len(M))
-            gradients.append(2.0 * slopes[factor][own, own] @ M)
+        for t, (M, T) in enumerate(zip(roots, problem.transforms, strict=True)):
+            own = problem.plan.columns(t)
+            gradients.append(2.0 * T.T @ slopes[problem.plan.factor_of(t)][own, own] @ T @ M)
         return value, gradients, 2 * n / sigma - 2 * at.pwrss / sigma**3
 
     def _theta(self, t: int, M: FloatArray) -> FloatArray:
+        """The theta of a term; exact zeros on the diagonal become tiny, because the engine's slopes divide by it."""
         term = self.design.random[t]
-        return lower_root(M)[structure(term.covariance).positions(term.width)]
+        L = lower_root(M)
+        tiny = TINY * max(float(np.abs(L).max()), 1.0)
+        np.fill_diagonal(L, np.maximum(np.diagonal(L), tiny))
+        return L[structure(term.covariance).positions(term.width)]
 
 
 class Held:
@@ -126,10 +137,12 @@ class Held:
         for t, M in enumerate(roots):
             if self.design.random[t].covariance == "us":
                 order, triangular = self._order(t), np.zeros_like(M)
-                triangular[order] = lower_root(M[order])
+                triangular[order] = _off_boundary(lower_root(M[order]))
                 if t == self.term and self.kind == "cor":
                     triangular[self.row, 1] = np.linalg.norm(M[self.row])
                 M = triangular
+            else:
+                M = _off_boundary(M)
             parts.append(M[free[t]])
         return np.concatenate([*parts, [] if self.kind == "sigma" else [math.log(sigma)]])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylmernn.formula.design import DesignError
 from pylmernn.formula.formula import parse
-from pylmernn.formula.nodes import Binary, Name, Node, Number, Paren, Unary, deparse, strip_parens
+from pylmernn.formula.nodes import Argument, Binary, Call, Name, Node, Number, Paren, Unary, deparse, strip_parens
 from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.terms import expand, members
 
@@ -34,7 +34,7 @@ def update_formula(old: str, new: str) -> str:
         after = Binary("~", Name("."), after.operand)
     if not (isinstance(before, Binary) and isinstance(after, Binary) and after.operator == "~"):
         raise DesignError(f"'{new}' is no formula: write '. ~ . + x'.")
-    left = before.left if after.left == Name(".") else after.left
+    left = _substitute(after.left, before.left)
     signed = _signed(after.right, 1, before.right)
     bars: list[str] = []
     fixed: list[tuple[int, Node]] = []
@@ -64,6 +64,21 @@ def _signed(node: Node, sign: int, dot: Node) -> list[tuple[int, Node]]:
     if isinstance(node, Paren) and not _is_bar(node) and _is_sum(node):
         return _signed(strip_parens(node), sign, dot)
     return [(sign, node)]
+
+
+def _substitute(node: Node, value: Node) -> Node:
+    """The expression with "." replaced by another."""
+    if node == Name("."):
+        return value
+    if isinstance(node, Paren):
+        return Paren(_substitute(node.inner, value))
+    if isinstance(node, Unary):
+        return Unary(node.operator, _substitute(node.operand, value))
+    if isinstance(node, Binary):
+        return Binary(node.operator, _substitute(node.left, value), _substitute(node.right, value))
+    if isinstance(node, Call):
+        return Call(node.function, tuple(Argument(_substitute(a.value, value), a.name) for a in node.arguments))
+    return node
 
 
 def _is_sum(node: Node) -> bool:

@@ -218,7 +218,10 @@ class EstimateVerbs(FitState):
 
     def model_frame(self) -> pd.DataFrame:
         """The variables of the model, one row for each row in use."""
-        return self.frame.frame.copy()
+        table = self.frame.frame.copy()
+        if self.design.response in table:
+            table[self.design.response] = self.design.y  # of a refit, the new one
+        return table
 
     def model_matrix(self, type: str = "fixed") -> pd.DataFrame:
         """The model matrix of the fixed effects, or of the random effects.

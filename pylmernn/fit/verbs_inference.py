@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,9 +13,11 @@ import pandas as pd
 from pylmernn.covariance import split_theta
 from pylmernn.fit import inference, profile, refit
 from pylmernn.fit.boot import Bootstrap
+from pylmernn.fit.influence import Influence
+from pylmernn.fit.influence import influence as case_deletion
 from pylmernn.fit.state import FitState
 from pylmernn.fit.update import update_formula
-from pylmernn.formula.design import DesignError
+from pylmernn.formula.design import Design, DesignError
 
 if TYPE_CHECKING:
     from pylmernn.fit.mixedfit import MixedFit
@@ -23,12 +26,11 @@ if TYPE_CHECKING:
 class InferenceVerbs(FitState):
     """Intervals and tests, and the same model fitted again."""
 
-    def _again(self, **changes: Any) -> MixedFit:
-        """A fit of another design or by another criterion, beginning where this one ended."""
-        design = changes.pop("design", self.design)
-        REML = changes.pop("REML", self.estimates.REML)
-        control = self.call.get("control")
-        estimates = refit.estimate(design, self.estimates.method, REML, control, start=None)
+    def _again(self, design: Design | None = None, REML: bool | None = None) -> MixedFit:
+        """A fit of another response or by another criterion, with the same settings."""
+        design = self.design if design is None else design
+        REML = self.estimates.REML if REML is None else REML
+        estimates = refit.estimate(design, self.estimates.method, REML, self.call.get("control"))
         return cast("MixedFit", type(self)(design, estimates, self.frame, {**self.call, "REML": REML}))  # type: ignore[redundant-cast]
 
     def refit(self, newresp: Any) -> MixedFit:
@@ -44,6 +46,11 @@ class InferenceVerbs(FitState):
         DesignError
             Where the length is wrong, or the values are constant or not finite.
 
+        Warns
+        -----
+        UserWarning
+            For a singular or failed fit.
+
         Examples
         --------
         >>> import pylmernn
@@ -52,7 +59,34 @@ class InferenceVerbs(FitState):
         30
         """
         y = refit.response_values(newresp, self.design.n, self.frame.all_rows, np.asarray(self.frame.omitted))
-        return self._again(design=self.design.with_response(y))
+        fit = self._again(design=self.design.with_response(y))
+        for message in fit._messages:
+            warnings.warn(message, UserWarning, stacklevel=2)
+        return fit
+
+    def influence(self, groups: str | None = None) -> Influence:
+        """The estimates with each row, or each level of a factor, left out; a refit for each.
+
+        Parameters
+        ----------
+        groups : str, optional
+            A grouping factor; by default rows.
+
+        Returns
+        -------
+        Influence
+            With ``dfbeta()``, ``dfbetas()`` and ``cooks_distance()``.
+        """
+        if groups is None:
+            deletions, labels = np.arange(self.design.n), self._row_names
+        else:
+            known = {term.group: term for term in self.design.random}
+            if groups not in known:
+                raise DesignError(f"influence knows no factor '{groups}': use one of {', '.join(known)}.")
+            deletions, labels = known[groups].codes.astype(np.intp), pd.Index(known[groups].levels, name=groups)
+        return case_deletion(
+            self.design, self.estimates, deletions, labels, inference.vcov(self.design, self.estimates)
+        )
 
     def refitML(self) -> MixedFit:
         """The fit by maximum likelihood; itself where it already is."""
@@ -125,6 +159,10 @@ class InferenceVerbs(FitState):
         if refit and any(fit.isREML() for fit in fits):
             print("refitting model(s) with ML (instead of REML)", file=sys.stderr)
             fits = [fit.refitML() for fit in fits]
+        elif len({fit.isREML() for fit in fits}) > 1:
+            warnings.warn(
+                "some models are fitted by REML, some not: their likelihoods cannot be compared", stacklevel=2
+            )
         return inference.likelihood_ratio_table(
             names, [fit.logLik() for fit in fits], [fit.formula() for fit in fits], self._header.data
         )
@@ -279,14 +317,14 @@ class InferenceVerbs(FitState):
         (3, 1)
         """
         t0 = as_statistics(FUN(cast("MixedFit", self)))
-        draws = self.simulate(nsim, seed, use_u, re_form)  # type: ignore[attr-defined]
-        rows = [self._boot_row(FUN, draws[sim], len(t0)) for sim in draws]
+        draws = self.simulate(nsim, seed, use_u, re_form).to_numpy()  # type: ignore[attr-defined]
+        rows = [self._boot_row(FUN, draw, len(t0)) for draw in draws.T]
         return Bootstrap(t0, pd.DataFrame(np.array(rows), columns=t0.index))
 
-    def _boot_row(self, FUN: Callable[[MixedFit], Any], response: pd.Series, size: int) -> np.ndarray:
+    def _boot_row(self, FUN: Callable[[MixedFit], Any], response: np.ndarray, size: int) -> np.ndarray:
         """The statistics of one refit; NaN where it failed, which the Bootstrap counts."""
         try:
-            return as_statistics(FUN(self.refit(response))).to_numpy()
+            return as_statistics(FUN(self._again(design=self.design.with_response(response)))).to_numpy()
         except (DesignError, np.linalg.LinAlgError):
             return np.full(size, np.nan)
 
