@@ -1,0 +1,58 @@
+# Times lme4 on a folder of columns: Rscript fit_lme4.R FOLDER FORMULA REPEATS
+# REML. Prints JSON as the Python programs of this folder do.
+suppressMessages(library(lme4))
+
+arguments <- commandArgs(trailingOnly = TRUE)
+folder <- arguments[1]
+formula <- as.formula(arguments[2])
+repeats <- as.integer(arguments[3])
+reml <- arguments[4] == "REML"
+
+read_column <- function(column, n) {
+  path <- file.path(folder, paste0(column$name, ".bin"))
+  if (column$type == "factor") {
+    structure(
+      readBin(path, "integer", n, endian = "little"),
+      levels = unlist(column$levels), class = "factor"
+    )
+  } else {
+    readBin(path, "double", n, endian = "little")
+  }
+}
+
+described <- jsonlite::read_json(file.path(folder, "columns.json"))
+data <- lapply(described$columns, read_column, n = described$n)
+names(data) <- vapply(described$columns, `[[`, "", "name")
+data <- as.data.frame(data)
+
+status <- readLines("/proc/self/status")
+before <- as.numeric(gsub("[^0-9]", "", grep("VmRSS", status, value = TRUE)))
+
+# what loads on first use
+invisible(lmer(Reaction ~ Days + (Days | Subject), sleepstudy))
+wall <- cpu <- numeric(repeats)
+for (i in seq_len(repeats)) {
+  start <- proc.time()
+  fit <- suppressWarnings(suppressMessages(lmer(formula, data, REML = reml)))
+  spent <- proc.time() - start
+  wall[i] <- spent[["elapsed"]]
+  cpu[i] <- spent[["user.self"]] + spent[["sys.self"]]
+}
+# proc.time() has steps of a millisecond: the mean of many short fits is finer
+if (repeats > 5) {
+  start <- proc.time()
+  for (i in seq_len(repeats)) {
+    suppressWarnings(suppressMessages(lmer(formula, data, REML = reml)))
+  }
+  spent <- (proc.time() - start) / repeats
+  wall <- spent[["elapsed"]]
+  cpu <- spent[["user.self"]] + spent[["sys.self"]]
+}
+cat(jsonlite::toJSON(list(
+  wall = I(wall), cpu = I(cpu), memory_before = before / 1024,
+  objective = if (reml) REMLcrit(fit) else -2 * as.numeric(logLik(fit)),
+  evaluations = fit@optinfo$feval,
+  variances = I(as.data.frame(VarCorr(fit))$vcov),
+  fixed = I(unname(fixef(fit))),
+  blas = basename(extSoftVersion()[["BLAS"]])
+), auto_unbox = TRUE, digits = I(15)), "\n")
