@@ -57,7 +57,9 @@ def load(name: str) -> pd.DataFrame:
     """
     if name not in _column_types(_FOLDER):
         raise ValueError(f"there is no data set '{name}': choose one of {', '.join(names())}.")
-    return read(_FOLDER, name)
+    data = read(_FOLDER, name)
+    data.attrs["name"] = name  # so that a fit can say what it was fitted to
+    return data
 
 
 def read(folder: str | Path, name: str) -> pd.DataFrame:
