@@ -2,8 +2,8 @@
 
 #' The same fit as an object of lme4
 #'
-#' Builds the `lmerMod` that lme4 would have made at the estimated parameters, without searching for them again. All that
-#' other packages do with lme4's fits then works: profiles, [lme4::bootMer()], lmerTest, emmeans, performance.
+#' Builds the `lmerMod` that lme4 would have made at the estimated parameters, without searching for them again. All
+#' that other packages do with lme4's fits then works: profiles, [lme4::bootMer()], lmerTest, emmeans, performance.
 #' It is built each time, which takes seconds where there are 100,000 rows.
 #'
 #' @param fit A fit by [lmernn()].
@@ -102,8 +102,8 @@ lme4_call <- function(fit, formula) {
 
 #' Verbs that work through lme4
 #'
-#' Profiles, principal components of the random effects and diagnostics of influence: each makes lme4's object of the fit
-#' first, see [as_merMod()], and returns what lme4 returns for it.
+#' Profiles, principal components of the random effects and diagnostics of influence: each makes lme4's object of the
+#' fit first, see [as_merMod()], and returns what lme4 returns for it.
 #'
 #' @param object,model,fitted,x A fit by [lmernn()].
 #' @param ... Arguments of lme4's method.
@@ -125,7 +125,10 @@ rePCA.merModNN <- function(x) rePCA(as_merMod(x))
 
 #' @rdname through-lme4
 #' @export
-influence.merModNN <- function(model, ...) influence(as_merMod(model), ...)
+influence.merModNN <- function(model, ...) {
+  # lme4 looks the data up where influence() was called
+  do.call(stats::influence, list(as_merMod(model), ...), envir = parent.frame())
+}
 
 #' @rdname through-lme4
 #' @export

@@ -3,7 +3,7 @@
 bridge <- new.env(parent = emptyenv())
 
 virtualenv_name <- "r-pylmernn"
-python_packages <- c("numpy", "scipy", "pandas", "patsy", "torch", "narwhals", "safetensors", "tqdm", "matplotlib")
+python_packages <- c("numpy", "scipy", "pandas", "torch", "narwhals", "safetensors", "tqdm", "matplotlib")
 
 # The module pylmernn.rdoor of the Python source inside this package; starts Python on first use.
 python_half <- function() {
@@ -23,7 +23,7 @@ refuse_second_bridge <- function() {
 
 import_python_half <- function() {
   choose_python()
-  advice <- "run install_pylmernn(), or set RETICULATE_PYTHON to a Python that has numpy, scipy, pandas and patsy."
+  advice <- "run install_pylmernn(), or set RETICULATE_PYTHON to a Python that has numpy, scipy and pandas."
   if (!start_python()) {
     stop("no Python was found: ", advice, call. = FALSE)
   }
@@ -40,7 +40,9 @@ import_python_half <- function() {
 start_python <- function() {
   old <- Sys.getenv("RETICULATE_MINICONDA_ENABLED", NA)
   Sys.setenv(RETICULATE_MINICONDA_ENABLED = "FALSE")
-  on.exit(if (is.na(old)) Sys.unsetenv("RETICULATE_MINICONDA_ENABLED") else Sys.setenv(RETICULATE_MINICONDA_ENABLED = old))
+  on.exit({
+    if (is.na(old)) Sys.unsetenv("RETICULATE_MINICONDA_ENABLED") else Sys.setenv(RETICULATE_MINICONDA_ENABLED = old)
+  })
   # reticulate takes any pyproject.toml in the working directory for a Poetry project and warns
   suppressWarnings(tryCatch(reticulate::py_available(initialize = TRUE), error = function(e) FALSE))
 }

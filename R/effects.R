@@ -2,9 +2,9 @@
 
 #' Estimates of a fit
 #'
-#' The verbs of lme4, with its arguments and its answers: `fixef()` the fixed effects, `ranef()` the conditional modes of
-#' the random effects, `coef()` their sums, `VarCorr()` and `sigma()` the variances, `vcov()` the covariance of the fixed
-#' effects, `ngrps()` the numbers of levels.
+#' The verbs of lme4, with its arguments and its answers: `fixef()` the fixed effects, `ranef()` the conditional modes
+#' of the random effects, `coef()` their sums, `VarCorr()` and `sigma()` the variances, `vcov()` the covariance of the
+#' fixed effects, `ngrps()` the numbers of levels.
 #'
 #' @param object,x A fit by [lmernn()].
 #' @param add.dropped Whether columns dropped from a rank-deficient model matrix appear, as `NA`.
@@ -14,8 +14,8 @@
 #' @param sigma A factor for the standard deviations, 1 by default, as in [nlme::VarCorr()].
 #' @param correlation Whether [vcov()] also stores the correlation matrix, as [summary()] wants it.
 #' @param ... Ignored.
-#' @return What lme4 returns: `ranef()` an object of class `ranef.mer`, `coef()` of class `coef.mer`, `VarCorr()` of class
-#'   `VarCorr.merMod`, `vcov()` a `dpoMatrix`.
+#' @return What lme4 returns: `ranef()` an object of class `ranef.mer`, `coef()` of class `coef.mer`, `VarCorr()` of
+#'   class `VarCorr.merMod`, `vcov()` a `dpoMatrix`.
 #' @name estimates
 #' @examplesIf pylmernn::python_ready()
 #' data("sleepstudy", package = "lme4")
@@ -131,7 +131,7 @@ sigma.merModNN <- function(object, ...) object$sigma
 #' @export
 vcov.merModNN <- function(object, correlation = TRUE, ...) {
   covariance <- object$sigma^2 * object$unscaled_vcov
-  result <- methods::as(methods::as(covariance, "symmetricMatrix"), "dpoMatrix")
+  result <- methods::new("dpoMatrix", x = as.vector(covariance), Dim = dim(covariance), Dimnames = dimnames(covariance))
   if (correlation) result@factors$correlation <- methods::as(result, "corMatrix")
   result
 }

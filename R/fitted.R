@@ -3,8 +3,8 @@
 #' Fitted values, residuals and the parts of a model
 #'
 #' @param object,x,formula A fit by [lmernn()].
-#' @param type `"response"` (y less fitted values), `"pearson"` or `"deviance"` (times the square root of the weights) or
-#'   `"working"` (as `"response"`).
+#' @param type `"response"` (y less fitted values), `"pearson"` or `"deviance"` (times the square root of the weights)
+#'   or `"working"` (as `"response"`).
 #' @param scaled Whether to divide by sigma.
 #' @param fixed.only,random.only Which part of the formula, terms, frame or matrix is wanted. `model.matrix()` takes
 #'   `type = "fixed"` or `"random"`.

@@ -68,7 +68,8 @@ has_random <- function(e) {
   if (!is.call(e)) {
     return(FALSE)
   }
-  is_random(e) || (call_name(e) %in% c("(", "+", "-", "*", "/", ":", "^", "%in%") && any(vapply(as.list(e)[-1L], has_random, NA)))
+  operators <- c("(", "+", "-", "*", "/", ":", "^", "%in%")
+  is_random(e) || (call_name(e) %in% operators && any(vapply(as.list(e)[-1L], has_random, NA)))
 }
 
 # The bars of a right-hand side as written, each a list(columns, group, double, covariance, label).
@@ -200,8 +201,10 @@ lme4_formula <- function(formula) {
     bar <- plain_bar(e)
     if (call_name(e) == "diag") bar[[1L]] <- as.name("||")
     if ("*" %in% all.names(bar[[3L]])) {
-      groups <- lapply(expand_group(bar[[3L]]), function(group) `[[<-`(bar, 3L, group))
-      return(Reduce(function(a, b) call("+", a, b), lapply(groups, function(one) call("(", write_out_double_bars(one)))))
+      written <- lapply(expand_group(bar[[3L]]), function(group) {
+        call("(", write_out_double_bars(call(call_name(bar), bar[[2L]], group)))
+      })
+      return(Reduce(function(a, b) call("+", a, b), written))
     }
     if (is_bar(e)) e else call("(", write_out_double_bars(bar))
   })

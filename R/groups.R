@@ -45,6 +45,9 @@ used_levels <- function(x) {
     }
     return(list(codes = cumsum(used)[codes], levels = names[used]))
   }
+  if (is.integer(x) && !is.object(x) && length(x)) {
+    return(integer_levels(x))
+  }
   if (is.numeric(x) && is.null(dim(x)) && !is.object(x)) {
     # factor() would turn every row into text; here only the distinct values are
     values <- sort(unique(x))
@@ -55,6 +58,18 @@ used_levels <- function(x) {
   }
   x <- factor(x)
   list(codes = as.integer(x), levels = levels(x))
+}
+
+# Levels of an integer vector, by counting where its range allows that.
+integer_levels <- function(x) {
+  range <- range(x, na.rm = TRUE)
+  if (diff(as.numeric(range)) > 10 * length(x)) {
+    values <- sort(unique(x))
+    return(list(codes = match(x, values), levels = as.character(values)))
+  }
+  shifted <- x - range[1L] + 1L
+  used <- tabulate(shifted) > 0L
+  list(codes = cumsum(used)[shifted], levels = as.character(which(used) + range[1L] - 1L))
 }
 
 # The interaction of two factors: levels "a:b", the first factor slowest, only combinations that occur.

@@ -2,8 +2,8 @@
 
 #' Compare models, drop terms, confidence intervals
 #'
-#' `anova()` of one fit is the table of sequential F statistics, of several fits the likelihood ratio tests; fits by REML
-#' are refitted by maximum likelihood first. `drop1()` deletes each fixed term in turn. `confint()` computes
+#' `anova()` of one fit is the table of sequential F statistics, of several fits the likelihood ratio tests; fits by
+#' REML are refitted by maximum likelihood first. `drop1()` deletes each fixed term in turn. `confint()` computes
 #' `method = "Wald"` itself; `"profile"` and `"boot"` go through [as_merMod()].
 #'
 #' @param object A fit by [lmernn()].
@@ -139,7 +139,10 @@ droppable_terms <- function(object, scope) {
   if (missing(scope)) {
     return(possible)
   }
-  wanted <- if (is.character(scope)) scope else attr(terms(stats::update(formula(object, fixed.only = TRUE), scope)), "term.labels")
+  wanted <- scope
+  if (!is.character(scope)) {
+    wanted <- attr(terms(stats::update(formula(object, fixed.only = TRUE), scope)), "term.labels")
+  }
   unknown <- setdiff(wanted, attr(object$fixed$terms, "term.labels"))
   if (length(unknown)) {
     stop(sprintf("scope names '%s', which is not a fixed term of the model.", unknown[1L]), call. = FALSE)

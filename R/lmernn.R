@@ -1,7 +1,7 @@
 #' Fit a linear mixed model
 #'
-#' Fits the model that [lme4::lmer()] fits, written in the same formula language, and gives the same numbers. The data are
-#' summed once; after that a step costs what the levels cost, not the rows, and the gradient is exact.
+#' Fits the model that [lme4::lmer()] fits, written in the same formula language, and gives the same numbers. The data
+#' are summed once; after that a step costs what the levels cost, not the rows, and the gradient is exact.
 #'
 #' @param formula A two-sided formula with at least one random term: `y ~ x + (x | g)`. All of lme4's grammar works:
 #'   `(x || g)`, `(1 | a/b)`, `(1 | a:b)`, `(0 + x | g)`, `offset(log(e))`. `diag(x | g)` gives uncorrelated columns in
@@ -16,10 +16,11 @@
 #' @param method `"auto"`, `"profiled"` (exact) or `"iterative"` (for crossed factors too large for an exact factor).
 #'   `"auto"` takes the exact one unless the problem is too large for it.
 #' @param control A named list of settings of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
-#'   `dense_limit`, `probes`.
-#' @param device `"auto"` or `"cpu"`: linear models without a network need no other.
+#'   `dense_limit`, `probes`; see the Python class `pylmernn.engines.control.Control`.
+#' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
+#'   CUDA where there is one and the factor is large.
 #' @param seed A whole number for the random vectors of the iterative method.
-#' @param progress Whether to print each evaluation.
+#' @param progress Whether to show a progress bar.
 #' @param ... Nothing: an unknown argument is an error.
 #'
 #' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs
@@ -33,17 +34,18 @@
 lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action, offset, contrasts = NULL,
                    method = "auto", control = NULL, device = "auto", seed = NULL, progress = FALSE, ...) {
   refuse_unknown(...)
-  check_options(REML, device)
+  if (length(REML) != 1L || is.na(as.logical(REML))) {
+    stop("REML must be TRUE or FALSE.", call. = FALSE)
+  }
   call <- match.call()
   if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
   parsed <- parse_formula(formula, data)
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
   model <- model_parts(parsed, frame, contrasts)
-  control <- as.list(control)
-  if (!is.null(seed)) control$seed <- as.integer(seed)
   call$formula <- parsed$formula
-  settings <- list(REML = isTRUE(as.logical(REML)), method = method, control = control, progress = isTRUE(progress))
+  settings <- list(REML = as.logical(REML), method = method, control = as.list(control), device = device,
+                   seed = if (!is.null(seed)) as.integer(seed), progress = isTRUE(progress))
   fit <- estimate(model, settings)
   fit$call <- call
   report_fit(fit)
@@ -62,19 +64,10 @@ refuse_unknown <- function(...) {
   if (is.null(names)) as.character(seq_len(...length())) else names
 }
 
-check_options <- function(REML, device) {
-  if (length(REML) != 1L || is.na(as.logical(REML))) {
-    stop("REML must be TRUE or FALSE.", call. = FALSE)
-  }
-  if (!identical(device, "auto") && !identical(device, "cpu")) {
-    stop("device must be \"auto\" or \"cpu\": a model without a network runs on the CPU.", call. = FALSE)
-  }
-}
-
 # Everything about a model but its estimates: what as.merMod, refit and predict need again.
 #
-# Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, X, groups (factors) and
-# columns (matrices or NULL), the last three in the order of the formula.
+# Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, X, groups (factors)
+# and columns (matrices or NULL), the last three in the order of the formula.
 model_parts <- function(parsed, frame, contrasts) {
   fixed <- matrix_part(parsed$fixed, frame, contrasts)
   X <- fixed$matrix
@@ -147,7 +140,7 @@ report_fit <- function(fit) {
                     fit$convergence$message, max(abs(fit$convergence$gradient)), fit$convergence$n_evaluations),
             call. = FALSE)
   }
-  if (fit$very_different_scales) {
-    warning("some predictors are on very different scales: consider rescaling them.", call. = FALSE)
+  if (fit$scales_differ) {
+    warning("Some predictor variables are on very different scales: consider rescaling", call. = FALSE)
   }
 }

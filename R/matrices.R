@@ -63,7 +63,9 @@ theta_labels <- function(object) {
   }, object$bars, names(object$cnms)), use.names = FALSE)
 }
 
-bar_labels <- function(object) vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
+bar_labels <- function(object) {
+  vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
+}
 
 # Columns of term k as model.matrix() has them, names of rows and `assign` included.
 intercept_with_rows <- function(object, k) {
@@ -80,63 +82,67 @@ one_column <- function(x) methods::new("dgeMatrix", x = as.double(x), Dim = c(le
 
 term_starts <- function(object) c(0L, cumsum(lengths(object$b)))
 
-native_parts <- function() list(
-  X = fixed_matrix,
-  y = function(object) response_of(object$frame),
-  mu = function(object) unname(fitted_rows(object)),
-  offset = function(object) {
-    offset <- stats::model.offset(object$frame)
-    if (is.null(offset)) numeric(nrow(object$frame)) else as.double(offset)
-  },
-  Z = function(object) Matrix::t(random_matrix_transposed(object)),
-  Zt = random_matrix_transposed,
-  mmList = function(object) {
-    stats::setNames(lapply(seq_len(n_terms(object)), function(k) intercept_with_rows(object, k)), bar_labels(object))
-  },
-  b = function(object) one_column(unlist(lapply(object$b, as.vector))),
-  u = function(object) unlist(lapply(object$u, as.vector)),
-  Gp = term_starts,
-  Tp = function(object) {
-    c(beg__ = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
-                                names(object$cnms)))
-  },
-  Lambda = function(object) Matrix::t(lambda_transposed(object)),
-  Lambdat = lambda_transposed,
-  Lind = lambda_index,
-  Tlist = function(object) stats::setNames(templates(object), names(object$cnms)),
-  RX = function(object) chol(solve(object$unscaled_vcov)),
-  sigma = function(object) object$sigma,
-  flist = function(object) object$flist,
-  fixef = function(object) object$beta,
-  beta = function(object) unname(object$beta),
-  theta = function(object) stats::setNames(object$theta, theta_labels(object)),
-  par = function(object) stats::setNames(object$theta, theta_labels(object)),
-  lower = function(object) stats::setNames(ifelse(theta_on_diagonal(object), 0, -Inf), theta_labels(object)),
-  cnms = function(object) object$cnms,
-  REML = function(object) if (object$REML) length(object$beta) else 0L,
-  is_REML = function(object) object$REML,
-  devcomp = deviance_components,
-  n_rtrms = n_terms,
-  n_rfacs = function(object) length(object$flist),
-  N = function(object) nrow(object$frame),
-  n = function(object) nrow(object$frame),
-  p = function(object) length(object$beta),
-  q = function(object) sum(lengths(object$b)),
-  p_i = function(object) stats::setNames(lengths(object$cnms), bar_labels(object)),
-  l_i = function(object) vapply(object$flist, nlevels, 0L),
-  q_i = function(object) stats::setNames(lengths(object$b), bar_labels(object)),
-  k = n_terms,
-  m_i = function(object) {
-    stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), bar_labels(object))
-  },
-  m = function(object) length(object$theta)
-)
+# What getME() computes itself: a function of the fit for each name.
+native_parts <- function() {
+  list(
+    X = fixed_matrix,
+    y = function(object) response_of(object$frame),
+    mu = function(object) unname(fitted_rows(object)),
+    offset = function(object) {
+      offset <- stats::model.offset(object$frame)
+      if (is.null(offset)) numeric(nrow(object$frame)) else as.double(offset)
+    },
+    Z = function(object) Matrix::t(random_matrix_transposed(object)),
+    Zt = random_matrix_transposed,
+    mmList = function(object) {
+      stats::setNames(lapply(seq_len(n_terms(object)), function(k) intercept_with_rows(object, k)), bar_labels(object))
+    },
+    b = function(object) one_column(unlist(lapply(object$b, as.vector))),
+    u = function(object) unlist(lapply(object$u, as.vector)),
+    Gp = term_starts,
+    Tp = function(object) {
+      c(beg__ = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
+                                  names(object$cnms)))
+    },
+    Lambda = function(object) Matrix::t(lambda_transposed(object)),
+    Lambdat = lambda_transposed,
+    Lind = lambda_index,
+    Tlist = function(object) stats::setNames(templates(object), names(object$cnms)),
+    RX = function(object) chol(solve(object$unscaled_vcov)),
+    sigma = function(object) object$sigma,
+    flist = function(object) object$flist,
+    fixef = function(object) object$beta,
+    beta = function(object) unname(object$beta),
+    theta = function(object) stats::setNames(object$theta, theta_labels(object)),
+    par = function(object) stats::setNames(object$theta, theta_labels(object)),
+    lower = function(object) stats::setNames(ifelse(theta_on_diagonal(object), 0, -Inf), theta_labels(object)),
+    cnms = function(object) object$cnms,
+    REML = function(object) if (object$REML) length(object$beta) else 0L,
+    is_REML = function(object) object$REML,
+    devcomp = deviance_components,
+    n_rtrms = n_terms,
+    n_rfacs = function(object) length(object$flist),
+    N = function(object) nrow(object$frame),
+    n = function(object) nrow(object$frame),
+    p = function(object) length(object$beta),
+    q = function(object) sum(lengths(object$b)),
+    p_i = function(object) stats::setNames(lengths(object$cnms), bar_labels(object)),
+    l_i = function(object) vapply(object$flist, nlevels, 0L),
+    q_i = function(object) stats::setNames(lengths(object$b), bar_labels(object)),
+    k = n_terms,
+    m_i = function(object) {
+      stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), bar_labels(object))
+    },
+    m = function(object) length(object$theta)
+  )
+}
+
 getME_from_lme4 <- c("Ztlist", "L", "A", "RZX", "ST", "devfun")
 
 #' Parts of a fit by lme4's names
 #'
-#' All names that [lme4::getME()] knows for a linear model. `"Ztlist"`, `"L"`, `"A"`, `"RZX"`, `"ST"` and `"devfun"` come
-#' from [as_merMod()], hence take its time.
+#' All names that [lme4::getME()] knows for a linear model. `"Ztlist"`, `"L"`, `"A"`, `"RZX"`, `"ST"` and `"devfun"`
+#' come from [as_merMod()], hence take its time.
 #'
 #' @param object A fit by [lmernn()].
 #' @param name A name, several names, or `"ALL"`.

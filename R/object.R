@@ -48,7 +48,7 @@ new_fit <- function(model, settings, reply) {
       wrss = reply$wrss,
       ussq = reply$ussq,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)),
-      very_different_scales = different_scales(model$X)
+      scales_differ = reply$scales_differ
     ),
     class = "merModNN"
   )
@@ -69,18 +69,6 @@ shared_factors <- function(groups, labels) {
     stats::setNames(groups[match(distinct, labels)], distinct),
     assign = match(labels, distinct)
   )
-}
-
-# lme4's criterion for its warning: standard deviations of columns that differ by more than a factor 1000.
-different_scales <- function(X) {
-  if (ncol(X) < 2L) {
-    return(FALSE)
-  }
-  n <- nrow(X)
-  means <- colMeans(X)
-  spread <- vapply(seq_len(ncol(X)), function(j) sum((X[, j] - means[j])^2) / n, 0)
-  spread <- sqrt(spread[is.finite(spread) & spread > 0])
-  length(spread) > 1L && max(spread) / min(spread) > 1000
 }
 
 n_terms <- function(object) length(object$bars)
@@ -121,6 +109,7 @@ model_of <- function(object, y = NULL) {
   frame <- object$frame
   if (!is.null(y)) frame[[1L]] <- y
   X <- stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts)
+  dimnames(X) <- list(NULL, colnames(X))
   list(
     formula = object$formula, frame = frame, fixed = object$fixed, bars = object$bars, y = response_of(frame), X = X,
     groups = term_factors(object),

@@ -37,7 +37,9 @@ predict.merModNN <- function(object, newdata = NULL, re.form = NULL, random.only
   interval <- match.arg(interval)
   match.arg(type)
   include <- included_columns(object, re.form)
-  rows <- if (is.null(newdata)) old_rows(object) else {
+  rows <- if (is.null(newdata)) {
+    old_rows(object)
+  } else {
     new_rows(object, newdata, include, !random.only, allow.new.levels, na.action)
   }
   if (random.only) rows$X <- rows$offset <- NULL
@@ -124,7 +126,8 @@ new_rows <- function(object, newdata, include, fixed, allow.new.levels, na.actio
     bar <- object$bars[[k]]
     if (any(include[[k]])) {
       rows$codes[[k]] <- seen_codes(object, k, kept$data, allow.new.levels)
-      rows$columns[[k]] <- if (is.null(bar$part$terms)) matrix(1, m, 1L) else one_sentence(matrix_for(bar$part, kept$data))
+      plain <- is.null(bar$part$terms)
+      rows$columns[[k]] <- if (plain) matrix(1, m, 1L) else one_sentence(matrix_for(bar$part, kept$data))
     } else {
       rows$codes[[k]] <- rep(1L, m)
       rows$columns[[k]] <- matrix(0, m, length(bar$names))

@@ -7,7 +7,8 @@
 #'
 #' @param object,x A fit by [lmernn()].
 #' @param newresp The new response: a numeric vector with one value for each row of the model frame (or of the data,
-#'   when `na.action = na.exclude` left rows out), or a list or data frame holding one, such as a result of [simulate()].
+#'   when `na.action = na.exclude` left rows out), or a list or data frame holding one, such as a result of
+#'   [simulate()].
 #' @param ... Ignored.
 #' @return A fit of class `merModNN`.
 #' @name refit
@@ -90,7 +91,9 @@ simulate.merModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.f
   if (use.u) re.form <- NULL
   kept <- included_columns(object, re.form)
   drawn <- lapply(kept, `!`)
-  rows <- if (is.null(newdata)) old_rows(object) else {
+  rows <- if (is.null(newdata)) {
+    old_rows(object)
+  } else {
     new_rows(object, newdata, kept, TRUE, allow.new.levels, na.action)
   }
   mean <- predicted(object, rows, kept)

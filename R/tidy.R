@@ -1,11 +1,11 @@
-# Tables for the tidyverse, and the residual plot. tidy, glance and augment are methods of the generics package, which is
-# only suggested: zzz.R registers them once it is loaded.
+# Tables for the tidyverse, and the residual plot. tidy, glance and augment are methods of the generics package, which
+# is only suggested: zzz.R registers them once it is loaded.
 
 #' Tables of a fit
 #'
 #' `tidy()` has a row for each parameter, `glance()` one row for the fit, `augment()` the data with fitted values and
-#' residuals. Columns are those of broom.mixed. They are methods for the generics of the package generics, which broom and
-#' broom.mixed pass on.
+#' residuals. Columns are those of broom.mixed. They are methods for the generics of the package generics, which broom
+#' and broom.mixed pass on.
 #'
 #' @param x A fit by [lmernn()].
 #' @param effects Which effects: `"ran_pars"`, `"fixed"`, `"ran_vals"`, `"ran_coefs"`.
@@ -107,7 +107,8 @@ as_tibble_if_installed <- function(table) {
 #' Plot residuals against fitted values
 #'
 #' @param x A fit by [lmernn()].
-#' @param form A formula as in [lme4::plot.merMod()], handled by lme4; by default Pearson residuals against fitted values.
+#' @param form A formula as in [lme4::plot.merMod()], handled by lme4; by default Pearson residuals against fitted
+#'   values.
 #' @param ... Arguments of [lattice::xyplot()], or of lme4's method where `form` is given.
 #' @return A lattice plot, drawn when printed.
 #' @export
@@ -118,7 +119,9 @@ plot.merModNN <- function(x, form = NULL, ...) {
   if (!is.null(form)) {
     return(plot(as_merMod(x), form, ...))
   }
-  points <- data.frame(fitted = fitted_rows(x), residual = residuals(x, "pearson", scaled = TRUE)[names(fitted_rows(x))])
+  fitted <- fitted_rows(x)
+  residual <- (response_of(x$frame) - fitted) * sqrt(row_weights(x)) / x$sigma
+  points <- data.frame(fitted = fitted, residual = residual)
   lattice::xyplot(
     residual ~ fitted, points, xlab = "Fitted values", ylab = "Standardized residuals",
     panel = function(x, y, ...) {

@@ -1,7 +1,8 @@
 #' @keywords internal
 "_PACKAGE"
 
-#' @importFrom stats AIC BIC anova coef confint cooks.distance deviance df.residual drop1 extractAIC family fitted formula
+#' @importFrom stats AIC BIC anova coef confint cooks.distance deviance df.residual drop1 extractAIC family fitted
+#' formula
 #' @importFrom stats hatvalues influence logLik model.frame model.matrix nobs predict profile residuals rstudent sigma
 #' @importFrom stats simulate terms update vcov weights getCall
 #' @importFrom lme4 getME isGLMM isLMM isNLMM isREML ngrps rePCA refit refitML

@@ -2,8 +2,8 @@
 
 reticulate converts arrays differently from version to version, and missing values wrongly in some; bytes survive all of
 them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
-:class:`Reader` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as ``{"error": sentence}``, so
-that R can stop with that sentence and without a traceback.
+:class:`Reader` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as ``{"error": sentence}``,
+so that R can stop with that sentence and without a traceback.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pylmernn import api
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.methods import METHODS, choose_method
@@ -89,19 +90,20 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     """Estimate a model.
 
     ``meta`` has the keys of :func:`read_design`, ``REML``, ``method``, ``control`` (a mapping of the fields of
-    :class:`~pylmernn.engines.control.Control`), ``progress``, and ``condVar``: whether variances of the conditional
-    modes are wanted too. The reply names the kept and dropped columns of X and the order of the terms.
+    :class:`~pylmernn.engines.control.Control`), ``device``, ``seed``, ``progress``, and ``condVar``: whether variances
+    of the conditional modes are wanted too. The reply names the dropped columns of X and the order of the terms.
     """
-    terms, design = read_design(meta, read)
-    control = read_control(meta.get("control") or {})
     method = meta["method"]
+    control = api._check_options(
+        None, method, read_control(meta.get("control") or {}), meta.get("device", "auto"), meta.get("seed")
+    )
+    terms, design = read_design(meta, read)
     if method == "auto":
         method = choose_method(design, control)
-    if method not in METHODS:
-        raise ValueError(f"unknown method '{method}': use \"auto\" or one of {', '.join(sorted(METHODS))}.")
-    callback = _print_progress if meta.get("progress") else None
-    estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+    with api._progress_bar(bool(meta.get("progress"))) as callback:
+        estimates = METHODS[method](design, meta["REML"], control, callback=callback)
     header = {
+        "scales_differ": api.scales_differ(design),
         "method": estimates.method,
         "order": [next(i for i, term in enumerate(terms) if term is chosen) for chosen in design.random],
         "dropped_at": list(design.dropped_at),
@@ -164,9 +166,9 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     Parameters
     ----------
     meta : mapping
-        ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each with
-        ``group``, ``n_levels``, ``names``, ``covariance``, ``label`` and ``constant`` (a plain intercept: no columns
-        are sent).
+        ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
+        with ``group``, ``n_levels``, ``names``, ``covariance``, ``label`` and ``constant`` (a plain intercept: no
+        columns are sent).
     read : Reader
         y, X, weights, offset, then codes and columns of each term.
     """
@@ -194,12 +196,12 @@ def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
 
 def read_control(settings: Mapping[str, Any]) -> Control:
     """Settings by name, whole numbers as R sends them; ValueError names what is unknown."""
-    fields = {field.name: field for field in dataclasses.fields(Control)}
+    defaults: dict[str, Any] = dataclasses.asdict(Control())
     for name in settings:
-        if name not in fields:
-            raise ValueError(f"control has no setting '{name}': it has {', '.join(fields)}.")
-    whole = {name for name in settings if isinstance(fields[name].default, int)}
-    return Control(**{name: int(value) if name in whole else float(value) for name, value in settings.items()})
+        if name not in defaults:
+            raise ValueError(f"control has no setting '{name}': it has {', '.join(defaults)}.")
+    chosen: dict[str, Any] = {name: type(defaults[name])(value) for name, value in settings.items()}
+    return Control(**chosen)
 
 
 def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:
@@ -223,7 +225,3 @@ def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:
         singular=False,
         convergence=Convergence(converged=True, gradient=nothing, n_evaluations=0, message="", seconds=0.0),
     )
-
-
-def _print_progress(evaluation: int, objective: float) -> None:
-    print(f"evaluation {evaluation}: {objective:.6f}", flush=True)

@@ -1,0 +1,4 @@
+library(testthat)
+library(pylmernn)
+
+test_check("pylmernn")
