@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pylmernn.covariance import split_theta
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows, NewTerm
 
@@ -83,22 +82,11 @@ def check_levels(design: Design, rows: NewRows, selection: Selection) -> None:
 
 def mean(estimates: Estimates, rows: NewRows, selection: Selection, random_only: bool = False) -> FloatArray:
     """``offset + X beta + Z b`` of new rows over the selected columns, shape (m,)."""
-    total = np.zeros(len(rows.X)) if random_only else rows.X @ estimates.beta + rows.offset
+    total = np.zeros(len(rows.X))
     for b, term, keep in zip(estimates.b, rows.random, selection, strict=True):
         if keep.any():
-            total = total + term_part(term.codes, term.columns * keep, b)
-    return total
-
-
-def unseen_variance(design: Design, estimates: Estimates, rows: NewRows) -> FloatArray:
-    """``z' Sigma z`` of the terms in which a row has a level the fit has not seen, shape (m,)."""
-    total = np.zeros(len(rows.X))
-    for term, L in zip(rows.random, split_theta(design.random, estimates.theta), strict=True):
-        unseen = term.codes < 0
-        if unseen.any():
-            half = term.columns[unseen] @ (estimates.sigma * L)
-            total[unseen] += np.einsum("ij,ij->i", half, half)
-    return total
+            total += term_part(term.codes, term.columns, b * keep)
+    return total if random_only else rows.X @ estimates.beta + rows.offset + total
 
 
 def interval_frame(

@@ -82,8 +82,7 @@ class Profiler:
         self.optimum: Point = (split_theta(design.random, estimates.theta), estimates.sigma)
         self.parameters = variance_parameters(design)
         self.at_optimum = np.concatenate([on_sdcor_scale(design, *self.optimum), estimates.beta])
-        self.names = [p.name for p in self.parameters] + list(design.fixed_names)
-        self.old_names = [p.old_name for p in self.parameters] + list(design.fixed_names)
+        self.old_names = parameter_names(design, old=True)
         self._surface: DevianceSurface | None = None
 
     def zeta(self, k: int) -> Callable[[float], float]:
@@ -156,7 +155,9 @@ class Profiler:
                 return outer
             slope = max(abs(at_outer - at_inner), 1e-8) / abs(outer - inner)
             inner, at_inner, step = outer, at_outer, min(1.2 * abs(target - at_outer) / slope, 3 * abs(outer - centre))
-        raise DesignError(f"the profile of {self.names[k]} never reaches {target:.2f}: use method='boot' or 'Wald'.")
+        raise DesignError(
+            f"the profile of {self.old_names[k]} never reaches {target:.2f}: use method='boot' or 'Wald'."
+        )
 
     def points(self, k: int, alphamax: float, per_side: int) -> tuple[FloatArray, FloatArray]:
         """The zeta and values of parameter k, from one end of its profile to the other."""
@@ -199,21 +200,27 @@ def _crossing(
     return (a + b) / 2
 
 
-def which(parm: str | Sequence[str] | None, profiler: Profiler) -> list[int]:
+def parameter_names(design: Design, old: bool) -> list[str]:
+    """Names of all parameters: the variance parameters under their old or new names, then the fixed effects."""
+    return [p.old_name if old else p.name for p in variance_parameters(design)] + list(design.fixed_names)
+
+
+def which(parm: str | Sequence[str] | None, design: Design) -> list[int]:
     """Positions of the named parameters; "theta_" and "beta_" are all variance parameters and all fixed effects."""
+    old, new = parameter_names(design, True), parameter_names(design, False)
     if parm is None:
-        return list(range(len(profiler.names)))
+        return list(range(len(old)))
     found: list[int] = []
-    m = len(profiler.parameters)
+    m = len(old) - design.p
     for name in [parm] if isinstance(parm, str) else parm:
         if name == "theta_":
             found += range(m)
         elif name == "beta_":
-            found += range(m, len(profiler.names))
-        elif name in profiler.names or name in profiler.old_names:
-            found.append((profiler.names if name in profiler.names else profiler.old_names).index(name))
+            found += range(m, len(old))
+        elif name in old or name in new:
+            found.append((new if name in new else old).index(name))
         else:
-            raise DesignError(f"there is no parameter '{name}': the parameters are {', '.join(profiler.old_names)}.")
+            raise DesignError(f"there is no parameter '{name}': the parameters are {', '.join(old)}.")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +64,13 @@ def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
         "call": _call_state(fit),
     }
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent or Path(), prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         header = {"format": FORMAT, "version": str(VERSION), "fit": json.dumps(meta)}
         save_file(parts.arrays, temporary, metadata=header)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -241,15 +241,15 @@ class InferenceVerbs(FitState):
         """
         if not 0 < level < 1:
             raise DesignError(f"level is {level}: use a number between 0 and 1.")
-        profiler = self._profiler
-        chosen = profile.which(parm, profiler)
-        names = profiler.old_names if old_names else profiler.names
+        chosen = profile.which(parm, self.design)
+        names = profile.parameter_names(self.design, old_names)
         if method == "Wald":
             se = np.sqrt(np.diagonal(self.estimates.unscaled_vcov)) * self.estimates.sigma
             fixed = inference.wald_limits(self.estimates.beta, se, level)
-            limits = np.vstack([np.full((len(profiler.parameters), 2), np.nan), fixed])[chosen]
+            limits = np.vstack([np.full((len(names) - self.design.p, 2), np.nan), fixed])[chosen]
         elif method == "profile":
-            limits = profile.profile_limits(profiler, chosen, level)
+            self._need_exact("profile intervals")
+            limits = profile.profile_limits(self._profiler, chosen, level)
         elif method == "boot":
             booted = self.bootMer(parameter_values, nsim, seed)
             limits = booted.confint(level, boot_type).to_numpy()[chosen]
@@ -261,6 +261,10 @@ class InferenceVerbs(FitState):
     @property
     def _profiler(self) -> profile.Profiler:
         return profile.Profiler(self.design, self.refitML().estimates)
+
+    def _need_exact(self, what: str) -> None:
+        if self.estimates.method == "iterative":
+            raise DesignError(f"{what} need the exact method: this fit is iterative; use method='Wald' or 'boot'.")
 
     def profile(
         self, which: str | Sequence[str] | None = None, alphamax: float = 0.01, points: int = 8
@@ -282,8 +286,8 @@ class InferenceVerbs(FitState):
             Columns .par, value (standard deviations, correlations, sigma, fixed effects) and .zeta, the signed root of
             the rise of the deviance.
         """
-        profiler = self._profiler
-        return profile.profile_frame(profiler, profile.which(which, profiler), alphamax, points)
+        self._need_exact("profiles")
+        return profile.profile_frame(self._profiler, profile.which(which, self.design), alphamax, points)
 
     def bootMer(
         self,

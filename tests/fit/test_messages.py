@@ -248,3 +248,13 @@ def test_predictors_on_different_scales_warn(sleep):
 def test_deviance_of_a_reml_fit_warns(fit):
     with pytest.warns(UserWarning, match="use REMLcrit"):
         assert fit.deviance() == fit.REMLcrit()
+
+
+def test_profiles_of_iterative_fits():
+    data = pylmernn.datasets.load("Penicillin")
+    fit = pylmernn.lmernn("diameter ~ 1 + (1 | plate) + (1 | sample)", data, method="iterative", seed=1)
+    with refused("profile intervals need the exact method: this fit is iterative; use method='Wald' or 'boot'."):
+        fit.confint()
+    with refused("profiles need the exact method"):
+        fit.profile()
+    assert fit.confint(method="Wald").notna().loc["(Intercept)"].all()

@@ -1,0 +1,31 @@
+"""The README shows what the package prints."""
+
+import re
+from pathlib import Path
+
+import pylmernn
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(kind):
+    """Fenced blocks of a language, or those without one."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language == kind]
+
+
+def test_the_first_example_prints_the_first_text():
+    sleepstudy = pylmernn.datasets.load("sleepstudy")
+    fit = pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", sleepstudy)
+    assert str(fit.summary()) == blocks("")[0].rstrip("\n")
+    assert 'pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", sleepstudy)' in blocks("python")[0]
+
+
+def test_every_line_of_the_list_of_verbs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, verbs = blocks("python")[:2]
+    space = {}
+    exec(first, space)
+    space["new"] = space["sleepstudy"].head(3)
+    exec(verbs, space)
+    assert (tmp_path / "sleep.safetensors").exists()
