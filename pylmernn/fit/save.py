@@ -67,7 +67,10 @@ def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         header = {"format": FORMAT, "version": str(VERSION), "fit": json.dumps(meta)}
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # as any new file here; safetensors would make it the owner's alone
         save_file(parts.arrays, temporary, metadata=header)
+        temporary.chmod(mode)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

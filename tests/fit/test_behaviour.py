@@ -285,6 +285,12 @@ def test_saving_replaces_a_file_whole(tmp_path, fit, monkeypatch):
     assert os.listdir(tmp_path) == ["fit.safetensors"]
 
 
+def test_a_saved_file_is_as_readable_as_any_other(tmp_path, fit):
+    fit.save(tmp_path / "fit")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "fit").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_saved_file_is_plain_tensors_and_json(tmp_path, fit):
     from safetensors import safe_open
 
