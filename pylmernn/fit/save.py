@@ -193,7 +193,7 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
         message=meta["message"],
         seconds=meta["seconds"],
     )
-    numbers = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
+    numbers: dict[str, Any] = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
     return Estimates(
         method=meta["method"],
         REML=meta["REML"],

@@ -99,6 +99,7 @@ def test_re_form_by_terms_adds_up(sleep):
     np.testing.assert_allclose(fit.predict(random_only=True) + base, fit.predict())
 
 
+@pytest.mark.filterwarnings("ignore:boundary")
 def test_re_form_finds_factor_columns():
     cake = pylmernn.datasets.load("cake")
     fit = pylmernn.lmernn("angle ~ temp + (0 + recipe | replicate)", cake)
@@ -133,8 +134,8 @@ def test_simulated_responses_have_the_models_moments(fit):
     mean = fit.predict(re_form="NA").to_numpy()
     error = np.sqrt(np.diag(covariance) / 4000)
     assert np.abs((draws.mean(axis=1) - mean) / error).max() < 4.5
-    ratio = np.cov(draws[:20]) / covariance[:20, :20]  # two subjects
-    assert np.abs(ratio[:10, :10] - 1).max() < 0.25
+    ratio = np.cov(draws[:10]) / covariance[:10, :10]  # one subject
+    assert np.abs(ratio - 1).max() < 0.25
     assert np.abs(np.cov(draws[:20])[:10, 10:]).max() < 0.25 * covariance[0, 0]
     kept = fit.simulate(nsim=4000, seed=5, use_u=True).to_numpy()
     np.testing.assert_allclose(kept.mean(axis=1), fit.fitted(), atol=4.5 * fit.sigma() / np.sqrt(4000))
@@ -200,6 +201,7 @@ def test_profile_is_zero_at_the_estimate_and_meets_the_limits(crossed):
     np.testing.assert_allclose([table["value"].iloc[0], table["value"].iloc[-1]], limits, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:boundary")
 def test_profiles_of_correlations_of_wide_terms():
     """Three columns: the deviance at a held correlation is that of a constrained search from scratch."""
     from scipy.optimize import minimize
