@@ -15,9 +15,10 @@ find_python() {
     done
 }
 
-# Debian packages that are not installed, one a line.
+# The wanted packages that are not there, one a line. What did not come from Debian counts too: commands on the PATH, and
+# R packages that R itself finds.
 missing_packages() {
-    local wanted name
+    local wanted name here
     wanted=$(grep -v '^#' tools/apt-packages.txt)
     if [ -z "$1" ]; then
         wanted="$wanted python3 python3-venv python3-dev"
@@ -26,14 +27,30 @@ missing_packages() {
     fi
     for name in $wanted; do
         dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q '^install ok installed$' || echo "$name"
+    done | while read -r name; do
+        case "$name" in
+        r-cran-*)
+            here=${here:-$(Rscript -e 'cat("", tolower(rownames(installed.packages())), "")' 2>/dev/null || echo none)}
+            [[ "$here" == *" ${name#r-cran-} "* ]] || echo "$name"
+            ;;
+        r-base-dev) command -v R >/dev/null || echo "$name" ;;
+        python3-venv) "$1" -c 'import ensurepip' 2>/dev/null || echo "$name" ;;
+        python3-dev) "$1" -c "$has_headers" 2>/dev/null || echo "$name" ;;
+        *) command -v "$name" >/dev/null || echo "$name" ;;
+        esac
     done
 }
+has_headers='import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
 install_packages() {
     local missing
     missing=$(missing_packages "$1" | tr '\n' ' ')
     missing=${missing% }
     [ -z "$missing" ] && return
+    if ! command -v apt-get >/dev/null; then
+        echo "Missing, and there is no apt-get to install it with (names of Debian packages): $missing" >&2
+        exit 1
+    fi
     if [ "$(id -u)" != 0 ]; then
         echo "Missing Debian packages, and only root may install them. Run as root:" >&2
         echo "    apt-get install --no-install-recommends $missing" >&2
@@ -65,16 +82,11 @@ install_python() {
     echo "Making .venv with $1 (about two minutes)"
     "$1" -m venv --clear .venv
     # shellcheck disable=SC2046  # nothing or two words
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check $(torch_index) \
+    .venv/bin/python -m pip install -qq --disable-pip-version-check $(torch_index) \
         -c constraints-debian12.txt -e '.[r,dev]' </dev/null
     echo "$key" >"$stamp"
 }
 
-if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
-    echo "This set-up is for Debian 12: there is no apt-get here. Install R (>= 4.2) and the R packages named in" >&2
-    echo "tools/apt-packages.txt by hand: $(grep -v '^#' tools/apt-packages.txt | tr '\n' ' ')" >&2
-    exit 1
-fi
 install_packages "$(find_python)"
 python=$(find_python)
 if [ -z "$python" ]; then
