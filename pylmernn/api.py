@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pylmernn.engines import alternating
 from pylmernn.engines.control import Control
 from pylmernn.engines.methods import METHODS, choose_method
 from pylmernn.fit.mixedfit import MixedFit
@@ -41,12 +42,14 @@ def lmernn(
     seed: int | None = None,
     progress: bool = False,
 ) -> MixedFit:
-    """Fit a linear mixed model, as lme4's ``lmer``.
+    """Fit a linear mixed model, as lme4's ``lmer``, with or without networks in its mean.
 
     Parameters
     ----------
     formula : str
-        lme4's grammar: ``"y ~ x + (x | g)"``.
+        lme4's grammar, ``"y ~ x + (x | g)"``, and networks of columns, ``"y ~ x + nn(z1, z2) + (1 | g)"``; ``nn(.)``
+        takes every column not used elsewhere. Arguments of ``nn``: hidden=c(100, 50, 25, 12), activation="silu",
+        dropout=0, normalization="none", embedding=0.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True
@@ -63,16 +66,17 @@ def lmernn(
     contrasts : dict, optional
         Contrasts by variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix.
     nets : dict, optional
-        Options of networks; this version fits models without them.
-    method : {"auto", "profiled", "iterative"}
-        "profiled" is exact; "iterative" is for crossed factors with too many levels for that; "auto" chooses.
+        Options of networks by name, ``{"nn": {"hidden": (20, 10)}}``; those in the formula come first.
+    method : {"auto", "profiled", "iterative", "alternating"}
+        "profiled" is exact; "iterative" is for crossed factors with too many levels for that; "alternating" trains
+        networks; "auto" chooses.
     control : Control, optional
-        Tolerances of the engine.
+        Tolerances of the engine and settings of the training.
     device : {"auto", "cpu", "cuda"}
         Where the dense factor of a large crossed design is computed. "auto" is CUDA where there is one and at least
         2,000 random effects are left after the first elimination; everything else runs on the CPU.
     seed : int, optional
-        Of the random vectors of the iterative method.
+        Of the random vectors of the iterative method and of the training of networks.
     progress : bool, default False
         Show a progress bar with the objective on the standard error stream.
 
@@ -98,22 +102,30 @@ def lmernn(
     >>> round(fit.REMLcrit(), 3)
     1743.628
     """
-    control = _check_options(nets, method, control, device, seed)
+    control = _check_options(method, control, device, seed)
     design, frame = build(
-        formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts
+        formula,
+        data,
+        weights=weights,
+        offset=offset,
+        subset=subset,
+        na_action=na_action,
+        contrasts=contrasts,
+        nets=nets,
     )
     report_design(design)
-    if method == "auto":
-        method = choose_method(design, control)
-    with _progress_bar(progress) as callback:
+    method = _method_for(design, method, control)
+    with _progress_bar(progress, method) as callback:
         estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
         "formula": formula, "data": data, "REML": REML, "weights": weights, "offset": offset, "subset": subset,
         "na_action": na_action, "contrasts": contrasts, "method": method, "control": control, "device": device,
-        "seed": seed,
+        "seed": seed, "nets": nets,
     }  # fmt: skip
     for message in fit_messages(estimates):
         warnings.warn(message, UserWarning, stacklevel=2)
+    if estimates.networks is not None:
+        design = alternating.with_networks(design, estimates.networks.fitted)
     return MixedFit(design, estimates, frame, call)
 
 
@@ -138,11 +150,7 @@ def load(path: str | os.PathLike[str]) -> MixedFit:
     return save.load(path)
 
 
-def _check_options(
-    nets: Mapping[str, Any] | None, method: str, control: Control | None, device: str, seed: int | None
-) -> Control | None:
-    if nets:
-        raise DesignError("nets is for formulas with nn(...): this version fits models without networks.")
+def _check_options(method: str, control: Control | None, device: str, seed: int | None) -> Control | None:
     if method != "auto" and method not in METHODS:
         raise DesignError(f"method is '{method}': use one of auto, {', '.join(METHODS)}.")
     if device not in DEVICES:
@@ -154,8 +162,20 @@ def _check_options(
     if device != "auto":
         control = dataclasses.replace(control or Control(), device=device)
     if seed is not None:
-        control = dataclasses.replace(control or Control(), seed=seed)
+        control = control or Control()
+        control = dataclasses.replace(control, seed=seed, training=dataclasses.replace(control.training, seed=seed))
     return control
+
+
+def _method_for(design: Design, method: str, control: Control | None) -> str:
+    """The method asked for, or the one that suits the design."""
+    if method == "auto":
+        return choose_method(design, control)
+    if design.nets and method != "alternating":
+        raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
+    if not design.nets and method == "alternating":
+        raise DesignError("method 'alternating' is for networks: add a term such as nn(x1, x2), or use method='auto'.")
+    return method
 
 
 def report_design(design: Design) -> None:
@@ -208,17 +228,18 @@ def _require_cuda() -> None:
 
 
 @contextlib.contextmanager
-def _progress_bar(show: bool) -> Iterator[Callable[[int, float], None] | None]:
+def _progress_bar(show: bool, method: str) -> Iterator[Callable[[int, float], None] | None]:
     """A callback that moves a bar; None where no bar is wanted."""
     if not show:
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(desc="lmernn", unit=" evaluations", file=sys.stderr) as bar:
+    unit, what = (" epochs", "held-out error") if method == "alternating" else (" evaluations", "objective")
+    with tqdm(desc="lmernn", unit=unit, file=sys.stderr) as bar:
 
-        def step(evaluation: int, objective: float) -> None:
-            bar.set_postfix_str(f"objective {objective:.4f}", refresh=False)
-            bar.update(evaluation - bar.n)
+        def step(number: int, value: float) -> None:
+            bar.set_postfix_str(f"{what} {value:.4f}", refresh=False)
+            bar.update(1)
 
         yield step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pylmernn.training.options import Training
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Control:
         Of those vectors.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Where a dense factor is computed; "auto" is CUDA where there is one and at least 2,000 random effects are left.
+    training : Training
+        How networks are trained; see :class:`pylmernn.training.options.Training`.
     """
 
     tolerance: float = 1e-9
@@ -35,3 +39,4 @@ class Control:
     probes: int = 50
     seed: int = 0
     device: str = "auto"
+    training: Training = field(default_factory=Training)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pylmernn.mean.networks import Networks
 
 FloatArray = NDArray[np.float64]
 
@@ -63,6 +67,8 @@ class Estimates:
     convergence : Convergence
     objective_error : float
         Standard error of the objective where it was estimated by sampling; 0 where it is exact.
+    networks : Networks or None
+        The networks in the mean. All else is then given them: f counts as known.
     """
 
     method: str
@@ -82,3 +88,4 @@ class Estimates:
     singular: bool
     convergence: Convergence
     objective_error: float = 0.0
+    networks: Networks | None = None

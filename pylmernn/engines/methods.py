@@ -7,16 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 
-from pylmernn.engines import iterative, profiled
+from pylmernn.engines import alternating, iterative, profiled
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design
 
-METHODS: dict[str, Callable[..., Estimates]] = {"profiled": profiled.fit, "iterative": iterative.fit}
+METHODS: dict[str, Callable[..., Estimates]] = {
+    "profiled": profiled.fit,
+    "iterative": iterative.fit,
+    "alternating": alternating.fit,
+}
 
 
 def choose_method(design: Design, control: Control | None = None) -> str:
-    """What ``method="auto"`` means for a linear design: exact, unless the crossed rest is beyond ``dense_limit``.
+    """What ``method="auto"`` means: alternating with networks, else exact unless the rest is beyond ``dense_limit``.
 
     Parameters
     ----------
@@ -26,8 +30,10 @@ def choose_method(design: Design, control: Control | None = None) -> str:
     Returns
     -------
     str
-        ``"profiled"`` or ``"iterative"``.
+        ``"alternating"``, ``"profiled"`` or ``"iterative"``.
     """
+    if design.nets:
+        return "alternating"
     control = control or Control()
     plan = profiled.layout(design.random)
     sizes = [design.random[t[0]].n_levels * sum(design.random[i].width for i in t) for t in plan.factors]

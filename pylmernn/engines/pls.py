@@ -105,6 +105,14 @@ class System:
         """The exact factor of the rest; its memory is taken when it is first asked for."""
         return rest_factor(self.schur, self.device)
 
+    def replace_response(self, products: tuple[FloatArray, list[FloatArray]]) -> None:
+        """Put the cross-products of another response in place; see ``response_products``."""
+        RR, sums = products
+        self.products.RR[-1] = self.products.RR[:, -1] = RR
+        for ZR, values in zip(self.products.ZR, sums, strict=True):
+            ZR[:, -1] = values
+        self.R = Columns(self.products.ZR[0], _stack_level_major(self.products.ZR[1:], self.p + 1))
+
     def multiply(self, B: Columns) -> Columns:
         """``Z' W Z B``."""
         first = multiply_blocks(self.A, B.first)

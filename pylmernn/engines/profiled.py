@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from pylmernn.engines.pls import DirectElimination, Parameter, Solution, System,
 from pylmernn.engines.start import moment_start
 from pylmernn.engines.working import to_user, to_working, working_columns, working_term
 from pylmernn.formula.design import Design, RandomTerm
-from pylmernn.linalg.crossproducts import GroupRows, cross_products
+from pylmernn.linalg.crossproducts import GroupRows, cross_products, response_products
 
 FloatArray = NDArray[np.float64]
 
@@ -123,9 +123,22 @@ class Problem:
             first = design.random[members[0]]
             columns = tuple(column for t in members for column in terms[t].columns)
             groups.append(GroupRows(first.codes, first.n_levels, columns))
+        self._R, self._groups = R, groups
         self.system = System(cross_products(R, groups, design.weights), device)
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
         self._last: tuple[FloatArray, Solution] | None = None
+
+    def replace_response(self, y: FloatArray) -> None:
+        """Go on with another response (n,), offset taken off: only its own cross-products are summed again."""
+        R, p, products = self._R, self.design.p, self.system.products
+        weights = self.design.weights
+        weighted = y if weights is None else y * weights
+        gamma = np.linalg.lstsq(products.RR[:p, :p], R[:, :p].T @ weighted, rcond=None)[0] if p else np.empty(0)
+        R[:, p] = y - R[:, :p] @ gamma
+        self.working = replace(self.working, beta0=self.working.transform @ gamma)
+        column = R[:, p] if weights is None else R[:, p] * weights
+        self.system.replace_response(response_products(R, column, self._groups))
+        self._last = None
 
     def eliminate(self, templates: Sequence[FloatArray]) -> DirectElimination:
         """The factored random effects at templates of the working columns."""

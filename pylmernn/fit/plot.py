@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pylmernn.fit.networks import plot_history
 from pylmernn.fit.predict import fixed_part
 from pylmernn.formula.design import DesignError, FloatArray
 
@@ -28,15 +29,29 @@ def draw(fit: MixedFit, kind: str, **options: Any) -> Axes | Figure:
     Parameters
     ----------
     fit : MixedFit
-    kind : {"residuals", "ranef", "caterpillar", "qq", "shrinkage"}
+    kind : {"residuals", "ranef", "caterpillar", "qq", "shrinkage", "history"}
     **options
         Passed to the function of that kind.
     """
-    kinds = {"residuals": residuals, "ranef": caterpillar, "caterpillar": caterpillar, "qq": qq, "shrinkage": shrinkage}
+    kinds = {
+        "residuals": residuals,
+        "ranef": caterpillar,
+        "caterpillar": caterpillar,
+        "qq": qq,
+        "shrinkage": shrinkage,
+        "history": history,
+    }
     if kind not in kinds:
         raise DesignError(f"plot has no kind '{kind}': use one of {', '.join(kinds)}.")
     picture: Axes | Figure = kinds[kind](fit, **options)  # type: ignore[operator]
     return picture
+
+
+def history(fit: MixedFit, ax: Axes | None = None) -> Axes:
+    """Training and held-out error of the networks against epochs; DesignError for a model without networks."""
+    if fit.estimates.networks is None:
+        raise DesignError("this model has no network, so there is no training to show.")
+    return plot_history(fit.estimates.networks, ax)
 
 
 def _bare(ax: Axes) -> Axes:

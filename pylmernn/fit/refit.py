@@ -17,7 +17,8 @@ from pylmernn.formula.design import Design, DesignError, FloatArray
 def estimate(
     design: Design, method: str, REML: bool, control: Control | None = None, start: FloatArray | None = None
 ) -> Estimates:
-    """Estimate a design by a method of the registry."""
+    """Estimate a design by a method of the registry; fitted networks are kept, they stand in its offset."""
+    method = "profiled" if method == "alternating" else method
     return METHODS[method](design, REML=REML, control=control, start=start)
 
 

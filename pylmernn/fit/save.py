@@ -15,7 +15,9 @@ import pandas as pd
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.design import Design, DesignError, RandomTerm
+from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
+from pylmernn.mean.networks import NetSpec, Networks
+from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
     from pylmernn.fit.mixedfit import MixedFit
@@ -120,7 +122,9 @@ def _call_state(fit: MixedFit) -> dict[str, Any]:
 
 
 def _control(state: dict[str, Any] | None) -> Control | None:
-    return None if state is None else Control(**state)
+    if state is None:
+        return None
+    return Control(**{**state, "training": Training(**state["training"])})
 
 
 def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
@@ -136,7 +140,18 @@ def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
         "dropped_at": [int(j) for j in design.dropped_at],
         "response": design.response,
         "random": [[t.group, t.column_names, t.covariance, t.label] for t in design.random],
+        "nets": [_put_net(parts, k, net) for k, net in enumerate(design.nets)],
     }
+
+
+def _put_net(parts: Parts, k: int, net: NetTerm) -> dict[str, Any]:
+    parts.put(f"design.net.{k}", net.inputs)
+    return {name: getattr(net, name) for name in ("label", "name", "input_names", "levels", "options")}
+
+
+def _get_net(parts: Parts, k: int, meta: dict[str, Any]) -> NetTerm:
+    names, levels = tuple(meta["input_names"]), tuple(meta["levels"])
+    return NetTerm(meta["label"], meta["name"], parts.arrays[f"design.net.{k}"], names, levels, meta["options"])
 
 
 def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
@@ -163,6 +178,7 @@ def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
         dropped=tuple(meta["dropped"]),
         dropped_at=tuple(meta["dropped_at"]),
         response=meta["response"],
+        nets=tuple(_get_net(parts, k, net) for k, net in enumerate(meta["nets"])),
     )
 
 
@@ -181,6 +197,7 @@ def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
     return {
         "method": e.method, "REML": e.REML, "singular": e.singular, "converged": bool(c.converged),
         "n_evaluations": int(c.n_evaluations), "message": c.message, "seconds": c.seconds, "terms": len(e.b),
+        "networks": None if e.networks is None else _put_networks(parts, e.networks),
     }  # fmt: skip
 
 
@@ -204,8 +221,48 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
         u=tuple(arrays[f"estimates.{k}.u"] for k in terms),
         singular=meta["singular"],
         convergence=convergence,
+        networks=None if meta["networks"] is None else _get_networks(parts, meta["networks"]),
         **numbers,
     )
+
+
+def _put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
+    parts.put("networks.fitted", networks.fitted)
+    parts.put("networks.numbers", np.array([networks.scale, networks.shift]))
+    for i, member in enumerate(networks.members):
+        for k, weights in enumerate(member):
+            for name, value in weights.items():
+                parts.put(f"networks.{i}.{k}.{name}", value)
+    return {
+        "specs": [dataclasses.asdict(spec) for spec in networks.specs],
+        "weights": [[list(weights) for weights in member] for member in networks.members],
+        "history": networks.history,
+        "best_epoch": networks.best_epoch,
+        "out_of_fold": networks.out_of_fold,
+    }
+
+
+def _get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
+    scale, shift = parts.arrays["networks.numbers"]
+    return Networks(
+        specs=tuple(_spec(spec) for spec in meta["specs"]),
+        members=tuple(
+            tuple({name: parts.arrays[f"networks.{i}.{k}.{name}"] for name in names} for k, names in enumerate(member))
+            for i, member in enumerate(meta["weights"])
+        ),
+        scale=float(scale),
+        shift=float(shift),
+        fitted=parts.arrays["networks.fitted"],
+        history=meta["history"],
+        best_epoch=tuple(meta["best_epoch"]),
+        out_of_fold=meta["out_of_fold"],
+    )
+
+
+def _spec(meta: dict[str, Any]) -> NetSpec:
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["options"].items()}
+    return NetSpec(**{**given, "options": options})
 
 
 def _put_table(parts: Parts, table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -69,6 +69,8 @@ class Summary:
     vcov : DataFrame
     messages : tuple of str
         Warnings of the fit.
+    networks : tuple of str
+        Lines about the networks; empty without them.
     """
 
     header: Header
@@ -80,6 +82,7 @@ class Summary:
     coefficients: pd.DataFrame
     vcov: pd.DataFrame
     messages: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
     @property
     def sigma(self) -> float:
@@ -112,6 +115,7 @@ class Summary:
         if len(self.coefficients):
             parts += ["", "Fixed effects:", coefficient_text(self.coefficients, digits)]
             parts += self._correlation_text(correlation)
+        parts += self.networks
         parts += message_text(self.messages)
         return "\n".join(parts)
 

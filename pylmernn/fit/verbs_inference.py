@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,7 +31,9 @@ class InferenceVerbs(FitState):
         """A fit of another response or by another criterion, with the same settings."""
         design = self.design if design is None else design
         REML = self.estimates.REML if REML is None else REML
-        estimates = refit.estimate(design, self.estimates.method, REML, self.call.get("control"))
+        old = self.estimates
+        estimates = refit.estimate(design, old.method, REML, self.call.get("control"))
+        estimates = dataclasses.replace(estimates, method=old.method, networks=old.networks)
         return cast("MixedFit", type(self)(design, estimates, self.frame, {**self.call, "REML": REML}))  # type: ignore[redundant-cast]
 
     def refit(self, newresp: Any) -> MixedFit:

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.fit import diagnostics, tidy
+from pylmernn.fit import networks as nets
 from pylmernn.fit import summary as summaries
 from pylmernn.fit.predict import fixed_part
 from pylmernn.fit.verbs_estimates import EstimateVerbs
 from pylmernn.fit.verbs_prediction import PredictionVerbs
+from pylmernn.formula.design import DesignError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +43,7 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
                      Estimate  Std. Error  t value
         (Intercept)    1527.5       19.38     78.8
         """
+        networks = self.estimates.networks
         return summaries.Summary(
             header=self._header,
             criteria=self._criteria(),
@@ -51,7 +54,20 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
             coefficients=self._coefficient_table(),
             vcov=self.vcov(),
             messages=self._messages,
+            networks=() if networks is None else tuple(nets.network_text(networks, self.design)),
         )
+
+    def history(self) -> pd.DataFrame:
+        """How the networks were trained: one row an epoch with loss, held-out error, sigma and seconds.
+
+        Raises
+        ------
+        DesignError
+            Where the model has no network.
+        """
+        if self.estimates.networks is None:
+            raise DesignError("this model has no network, so there is no training to tell of.")
+        return nets.history_frame(self.estimates.networks)
 
     def _criteria(self) -> dict[str, float]:
         if self.isREML():
@@ -155,10 +171,10 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
 
         Parameters
         ----------
-        kind : {"residuals", "ranef", "qq", "shrinkage"}
+        kind : {"residuals", "ranef", "qq", "shrinkage", "history"}
             Residuals against fitted values; conditional modes with their intervals (a caterpillar plot); their normal
             quantiles; or the lines of each level, by least squares on its own rows, by the fixed effects, and shrunken
-            between the two.
+            between the two; or the training of the networks.
         **options
             ``group=`` picks the grouping factor; ``ax=`` draws into given axes where one is enough; see
             :mod:`pylmernn.fit.plot`.

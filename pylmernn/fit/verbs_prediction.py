@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,10 @@ class PredictionVerbs(FitState):
         return frame
 
     def _new_rows(self, newdata: Any, random: bool | list[bool], na_action: str = "pass") -> NewRows:
-        return self.frame.new_data(newdata, self.design, random=random, na_action=na_action)
+        rows = self.frame.new_data(newdata, self.design, random=random, na_action=na_action)
+        if self.estimates.networks is None:
+            return rows
+        return dataclasses.replace(rows, offset=rows.offset + self.estimates.networks.values(rows.nets))
 
     def _prediction_variance(self, rows: NewRows, chosen: prediction.Selection) -> FloatArray:
         include = tuple(bool(keep.any()) for keep in chosen)

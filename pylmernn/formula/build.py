@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.frame import NA_ACTIONS, ModelFrame, Source
 from pylmernn.formula.modelmatrix import model_matrix
+from pylmernn.formula.networks import NetCall, check_inputs, expand_dots, net_term, read_networks
 from pylmernn.formula.nodes import Call, deparse, names_in
 from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.records import record, sum_offsets
@@ -37,6 +38,7 @@ def build(
     subset: Any = None,
     na_action: str = "omit",
     contrasts: Mapping[str, Any] | None = None,
+    nets: Mapping[str, Any] | None = None,
 ) -> tuple[Design, ModelFrame]:
     """The arrays of a mixed model from its formula and a table.
 
@@ -56,6 +58,8 @@ def build(
     contrasts : dict, optional
         By variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix with a row a level. They hold
         for the fixed effects; random terms use the defaults, as in lme4.
+    nets : dict of dict, optional
+        Options of networks by name, ``{"nn": {"hidden": (20, 10)}}``.
 
     Returns
     -------
@@ -80,11 +84,14 @@ def build(
     if na_action not in NA_ACTIONS:
         raise DesignError(f"na_action='{na_action}' is unknown: use one of {', '.join(NA_ACTIONS)}.")
     table = data if isinstance(data, pd.DataFrame) else as_pandas(data, _wanted(parsed, weights, offset, subset))
-    _refuse_networks(parsed, table)
+    _refuse_later_terms(parsed, table)
+    parsed = expand_dots(parsed, list(table.columns), [extra for extra in (weights, offset) if isinstance(extra, str)])
+    networks = read_networks(parsed, nets)
+    check_inputs(networks, parsed)
     env = Evaluator(table, {}, True, FUNCTIONS)
     dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
     terms = expand(parsed.fixed, dot) if dot is not None else parsed.fixed_terms
-    parts = _evaluate(env, parsed, terms, weights, offset)
+    parts = _evaluate(env, parsed, terms, networks, weights, offset)
     rows = choose_rows(env, parts.everything(), subset, na_action)
     parts = parts.used(rows.used)
     for name, value in parts.variables.items():
@@ -100,6 +107,7 @@ def build(
         np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None,
         sum_offsets(terms, parts.variables, parts.extras.get("(offset)")),
         parsed.response,
+        [net_term(call, parts.variables) for call in networks],
     )
     frame = ModelFrame(
         formula=parsed,
@@ -141,12 +149,18 @@ class _Parts:
         return _Parts(dropped, groups, extras)
 
 
-def _evaluate(env: Evaluator, formula: Formula, terms: Terms, weights: Any, offset: Any) -> _Parts:
+def _evaluate(
+    env: Evaluator, formula: Formula, terms: Terms, networks: Sequence[NetCall], weights: Any, offset: Any
+) -> _Parts:
     if any(formula.response in each.names for each in (terms, *(bar.terms for bar in formula.random))):
         raise DesignError(f"the response '{formula.response}' is also among the predictors: remove it there.")
     variables = {formula.response: _response(env, formula)}
     for each in (terms, *(bar.terms for bar in formula.random)):
         for name, node in zip(each.names, each.variables, strict=True):
+            if name not in variables:
+                variables[name] = env.variable(node)
+    for call in networks:
+        for name, node in call.inputs.items():
             if name not in variables:
                 variables[name] = env.variable(node)
     groups = {bar.group_label: bar.group for bar in formula.random}
@@ -158,9 +172,11 @@ def _evaluate(env: Evaluator, formula: Formula, terms: Terms, weights: Any, offs
     )
 
 
-def _refuse_networks(formula: Formula, table: pd.DataFrame) -> None:
+def _refuse_later_terms(formula: Formula, table: pd.DataFrame) -> None:
     """Words of the formula language that later versions fit."""
     for call in formula.specials:
+        if call.function == "nn":
+            continue
         raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
     for bar in formula.random:
         for name in names_in(bar.lhs):

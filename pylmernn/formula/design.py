@@ -60,8 +60,35 @@ class RandomTerm:
 
 
 @dataclass(frozen=True)
+class NetTerm:
+    """One ``nn(...)``: a network of some columns that adds to the linear predictor.
+
+    Attributes
+    ----------
+    label : str
+        The term as the user wrote it.
+    name : str
+        ``"nn"``, or the name of a module in ``nets=``.
+    inputs : ndarray of float64, shape (n, k)
+        Numbers as they are, factors as level codes.
+    input_names : tuple of str, length k
+    levels : tuple of int, length k
+        Number of levels of each factor, 0 for a number.
+    options : dict
+        Arguments of the network: hidden, activation, dropout, ...
+    """
+
+    label: str
+    name: str
+    inputs: FloatArray
+    input_names: tuple[str, ...]
+    levels: tuple[int, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Design:
-    """All arrays of one linear mixed model, ``y = offset + X beta + sum_k Z_k b_k + e``.
+    """All arrays of one mixed model, ``y = offset + X beta + f(inputs) + sum_k Z_k b_k + e``.
 
     Attributes
     ----------
@@ -80,6 +107,8 @@ class Design:
         Their positions among all the columns, so that ``fixef(add_dropped=True)`` can put them back.
     response : str
         The response as written.
+    nets : tuple of NetTerm
+        Networks in the mean; empty for a linear model.
     """
 
     y: FloatArray
@@ -91,6 +120,7 @@ class Design:
     dropped: tuple[str, ...] = ()
     dropped_at: tuple[int, ...] = ()
     response: str = "y"
+    nets: tuple[NetTerm, ...] = ()
 
     @property
     def n(self) -> int:
@@ -132,12 +162,14 @@ class NewRows:
     offset : ndarray, shape (m,)
     random : tuple of NewTerm, in the order of ``Design.random``
     row_names : ndarray of the m row labels (a pandas index in Python)
+    nets : tuple of ndarray, shape (m, k), inputs in the order of ``Design.nets``; -1 for an unseen level of a factor
     """
 
     X: FloatArray
     offset: FloatArray
     random: tuple[NewTerm, ...]
     row_names: Any = None
+    nets: tuple[FloatArray, ...] = ()
 
 
 def check_response(y: FloatArray, name: str = "y") -> None:
@@ -161,6 +193,7 @@ def make_design(
     weights: FloatArray | None = None,
     offset: FloatArray | None = None,
     response: str = "y",
+    nets: Sequence[NetTerm] = (),
 ) -> Design:
     """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
 
@@ -173,6 +206,7 @@ def make_design(
     weights, offset : arrays of shape (n,), optional
     response : str
         How the response is called in messages.
+    nets : networks in the mean, optional
 
     Returns
     -------
@@ -193,6 +227,8 @@ def make_design(
         raise DesignError("the offset has infinite or missing values: remove those rows.")
     for term in random:
         _check_term(term, len(y))
+    for net in nets:
+        _check_finite_columns(net.inputs, net.input_names, f"input of {net.label}")
     kept = independent_columns(X)
     dropped = tuple(j for j in range(X.shape[1]) if j not in set(kept))
     return Design(
@@ -205,6 +241,7 @@ def make_design(
         dropped=tuple(fixed_names[j] for j in dropped),
         dropped_at=dropped,
         response=response,
+        nets=tuple(nets),
     )
 
 

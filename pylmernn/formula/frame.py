@@ -16,6 +16,7 @@ from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows, Ne
 from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.modelmatrix import model_matrix
+from pylmernn.formula.networks import NetCall, net_term, read_networks
 from pylmernn.formula.records import like_fit, sum_offsets
 from pylmernn.formula.rows import extra_variable, missing_rows
 from pylmernn.formula.table import model_frame_table
@@ -148,6 +149,11 @@ class ModelFrame:
         for each, fill in needed:
             if fill:
                 self._evaluate(env, each, values)
+        networks = read_networks(self.formula, {net.name: {} for net in design.nets})
+        for call in networks:
+            for name, node in call.inputs.items():
+                if name not in values:
+                    values[name] = like_fit(name, env.variable(node), self.records[name])
         extra = self._new_offset(env)
         given = {} if extra is None else {"(offset)": extra}
         drop = missing_rows({**values, **given}, None, na_action) if na_action in ("omit", "fail") else None
@@ -173,6 +179,7 @@ class ModelFrame:
                 for term, fill in zip(design.random, wanted, strict=True)
             ),
             row_names=table.index[rows],
+            nets=tuple(_inputs(call, values) for call in networks),
         )
 
     def _evaluate(self, env: Evaluator, terms: Terms, values: dict[str, Value]) -> None:
@@ -217,6 +224,12 @@ class ModelFrame:
         given["dot"] = None if given["dot"] is None else tuple(given["dot"])
         given["contrasts"] = {name: _contrast_from(c) for name, c in given["contrasts"].items()}
         return cls(**given, row_names=None if frame is None else frame.index, _frame=frame)
+
+
+def _inputs(call: NetCall, values: Mapping[str, Value]) -> FloatArray:
+    """Inputs of a network with NaN for missing levels too."""
+    term = net_term(call, values)
+    return np.where((np.array(term.levels) > 0) & (term.inputs < 0), np.nan, term.inputs)
 
 
 def _new_term(term: RandomTerm, bar: Bar, values: Mapping[str, Value], group: Factor, n: int) -> NewTerm:

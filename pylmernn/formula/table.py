@@ -48,6 +48,11 @@ def model_frame_table(
             out[node.id] = series.array
         elif name in values:
             out.update(_shown(name, values[name]))
+    for call in formula.specials:
+        for argument in call.arguments:
+            node = argument.value
+            if argument.name is None and isinstance(node, Name) and node.id in columns and node.id not in out:
+                out[node.id] = (columns[node.id] if rows is None else columns[node.id].iloc[rows]).array
     for name in ("(weights)", "(offset)"):
         if name in values:
             out.update(_shown(name, values[name]))

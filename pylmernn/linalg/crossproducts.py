@@ -98,6 +98,22 @@ def cross_products(R: FloatArray, groups: Sequence[GroupRows], weights: FloatArr
     )
 
 
+def response_products(
+    R: FloatArray, weighted: FloatArray, groups: Sequence[GroupRows]
+) -> tuple[FloatArray, list[FloatArray]]:
+    """The cross-products of the last column of R alone: ``R' W y`` (p + 1,) and ``Z_k' W y``, (d_k, q_k) each.
+
+    Parameters
+    ----------
+    R : ndarray, shape (n, p + 1)
+    weighted : ndarray, shape (n,)
+        The last column times the weights.
+    groups : sequence of GroupRows
+    """
+    sums = [np.stack([_sum_by_level(g.codes, _product(z, weighted), g.n_levels) for z in g.columns]) for g in groups]
+    return R.T @ weighted, sums
+
+
 def _product(*factors: FloatArray | None) -> FloatArray | None:
     """Elementwise product, where None stands for ones."""
     given = [factor for factor in factors if factor is not None]

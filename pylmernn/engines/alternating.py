@@ -1,0 +1,252 @@
+"""Method ``"alternating"``: networks in the mean of a linear mixed model.
+
+Between two epochs of ordinary mini-batch training of f on ``y - X beta - Z b``, the linear mixed model of the
+residuals ``y - f`` is solved exactly on all rows: beta, b, and, where it costs little beside an epoch, theta. The best
+epoch by held out rows is kept. Where rows are few, f is cross-fitted: the variance components then rest on predictions
+of rows that the networks have not seen, so that sigma is not understated; the mean of the folds' networks predicts new
+rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines import profiled
+from pylmernn.engines.control import Control
+from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.newton import minimize
+from pylmernn.engines.pls import by_factor, solve
+from pylmernn.engines.profiled import Problem
+from pylmernn.engines.start import moment_start
+from pylmernn.formula.design import Design
+from pylmernn.mean.networks import NetSpec, Networks, build, specify, weights_of
+from pylmernn.training.options import Training
+
+FloatArray = NDArray[np.float64]
+Callback = Callable[[int, float], None]
+
+STEP_SHARE = 0.1  # of the training time that may go into searching theta
+
+
+class RandomPart:
+    """The linear mixed model of the residuals while f changes: exact beta and b, theta now and then.
+
+    Parameters
+    ----------
+    design : Design
+        Of the rows to learn from.
+    REML : bool
+    device : str
+    """
+
+    def __init__(self, design: Design, REML: bool, device: str) -> None:
+        self.design = design
+        self.problem = Problem(design, REML, device)
+        self._x: FloatArray | None = None
+        self._elimination: Any = None
+        self._trained = self._cost = 0.0
+        self.sigma = float("nan")
+
+    def update(self, residual: FloatArray, trained: float, force: bool = False) -> None:
+        """Solve for residuals (n,) after so many more seconds of training; search theta if that is cheap by now."""
+        self.problem.replace_response(residual)
+        self._trained += trained
+        if self._x is None or force or self._cost <= STEP_SHARE * self._trained:
+            begun = time.perf_counter()
+            x = moment_start(self.problem.system.products, self.problem.plan.parameters) if self._x is None else self._x
+            self._x = minimize(self.problem.search, x, 1e-3, 3 if self._x is not None else 20).x
+            templates = self.problem.plan.templates(self.design.random, self._x)
+            self._elimination = self.problem.eliminate(templates)
+            self._trained, self._cost = 0.0, time.perf_counter() - begun
+        problem = self.problem
+        at = solve(problem.system, self._elimination, problem.REML)
+        self.beta = problem.working.beta0 + problem.working.transform @ at.beta
+        self.sigma = float(np.sqrt(at.pwrss / (self.design.n - (self.design.p if problem.REML else 0))))
+        modes = by_factor(problem.system, at.b)
+        self.b = [
+            np.linalg.solve(problem.transforms[t], modes[problem.plan.factor_of(t)][problem.plan.columns(t), 0]).T
+            for t in range(len(self.design.random))
+        ]
+
+    def mean(self, design: Design) -> FloatArray:
+        """``X beta + Z b`` of the rows of a design with the same terms, (n,)."""
+        total = design.X @ self.beta
+        for term, b in zip(design.random, self.b, strict=True):
+            total = total + np.einsum("ij,ij->i", term.columns, b[term.codes])
+        return np.asarray(total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One set of networks trained on some rows: f (n,) at all rows before centring, weights, history."""
+
+    f: FloatArray
+    weights: tuple[dict[str, NDArray[Any]], ...]
+    history: dict[str, list[float]]
+    best_epoch: int
+    interrupted: bool
+
+
+def fit(
+    design: Design,
+    REML: bool = True,
+    control: Control | None = None,
+    start: FloatArray | None = None,
+    callback: Callback | None = None,
+) -> Estimates:
+    """Estimate a linear mixed model with networks in its mean.
+
+    Parameters
+    ----------
+    design : Design
+        With at least one network in ``nets``.
+    REML, control, start, callback
+        As in :func:`pylmernn.engines.profiled.fit`; they concern the last, exact step. ``control.training`` says how to
+        train; the callback is told of each epoch and its held-out error.
+
+    Returns
+    -------
+    Estimates
+        Of the linear mixed model given the networks, which are in ``networks``.
+
+    Raises
+    ------
+    ValueError
+        For an option of a network that does not exist, or where the loss is not finite in the first epoch.
+    """
+    from pylmernn.mean.mlp import check_options
+
+    control = control or Control()
+    training = control.training.sized(design.n)
+    specs = tuple(specify(net, check_options(net.options, net.label)) for net in design.nets)
+    y = design.y if design.offset is None else design.y - design.offset
+    scale = float(np.std(y))
+    rng = np.random.default_rng(training.seed)
+    folds = training.folds or 0
+    fold_of = rng.permutation(design.n) % folds if folds > 1 else np.full(design.n, -1)
+    members: list[Member] = []
+    f = np.empty(design.n)
+    for k in range(max(folds, 1) if folds > 1 else 1):
+        learn = np.flatnonzero(fold_of != k) if folds > 1 else np.arange(design.n)
+        member = _train_member(design, y, scale, specs, learn, REML, control, training, training.seed + k, callback)
+        members.append(member)
+        rows = fold_of == k if folds > 1 else slice(None)
+        f[rows] = member.f[rows]
+        if member.interrupted:
+            break
+    if len(members) < folds:  # interrupted: what is there, in sample
+        f = np.mean([m.f for m in members], axis=0)
+    has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
+    shift = float(f.mean()) if has_constant else 0.0
+    networks = Networks(
+        specs=specs,
+        members=tuple(m.weights for m in members),
+        scale=scale,
+        shift=shift,
+        fitted=f - shift,
+        history=_joined([m.history for m in members]),
+        best_epoch=tuple(m.best_epoch for m in members),
+        out_of_fold=folds > 1 and len(members) == folds,
+    )
+    estimates = profiled.fit(with_networks(design, networks.fitted), REML, control, start)
+    if any(m.interrupted for m in members):
+        convergence = dataclasses.replace(
+            estimates.convergence,
+            converged=False,
+            message="training was interrupted; these are the best networks so far",
+        )
+        estimates = dataclasses.replace(estimates, convergence=convergence)
+    return dataclasses.replace(estimates, method="alternating", networks=networks)
+
+
+def with_networks(design: Design, f: FloatArray) -> Design:
+    """The linear design given f (n,): it joins the offset."""
+    return dataclasses.replace(design, offset=f if design.offset is None else design.offset + f)
+
+
+def _train_member(
+    design: Design,
+    y: FloatArray,
+    scale: float,
+    specs: tuple[NetSpec, ...],
+    learn: NDArray[np.intp],
+    REML: bool,
+    control: Control,
+    training: Training,
+    seed: int,
+    callback: Callback | None,
+) -> Member:
+    import torch
+
+    from pylmernn.training.loop import Trainer
+
+    assert training.epochs is not None
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    modules = [build(spec) for spec in specs]
+    features = [module.prepare(net.inputs) for module, net in zip(modules, design.nets, strict=True)]
+    held = np.random.default_rng(seed + 1).permutation(len(learn))[: round(training.validation * len(learn))]
+    check, rows = learn[held], np.delete(learn, held)
+    random = RandomPart(_some_rows(design, rows), REML, control.device)
+    trainer = Trainer(modules, features, rows, training, generator)
+    random.update(y[rows], 0.0)
+    f = np.zeros(design.n)
+    best = (np.inf, 0, trainer.state(), f)
+    history: dict[str, list[float]] = {"epoch": [], "loss": [], "validation": [], "sigma": [], "seconds": []}
+    interrupted = False
+    try:
+        for epoch in range(1, training.epochs + 1):
+            begun = time.perf_counter()
+            target = torch.from_numpy(((y - random.mean(design)) / scale).astype(np.float32))
+            loss = trainer.epoch(target) * scale**2
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
+            trained = time.perf_counter() - begun
+            f = scale * trainer.values()
+            random.update(y[rows] - f[rows], trained)
+            error = y[check] - f[check] - random.mean(_some_rows(design, check)) if len(check) else np.zeros(0)
+            validation = float(np.mean(error**2)) if len(check) else float(-epoch)
+            for name, value in zip(
+                history, (epoch, loss, validation, random.sigma, time.perf_counter() - begun), strict=True
+            ):
+                history[name].append(float(value))
+            if validation < best[0]:
+                best = (validation, epoch, trainer.state(), f)
+            if callback is not None:
+                callback(epoch, validation)
+            if training.patience is not None and epoch - best[1] >= training.patience:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+    except FloatingPointError as error_:
+        if best[1] == 0:
+            raise ValueError(f"{error_}: scale the inputs, or lower the learning rate.") from None
+        interrupted = True
+    trainer.restore(best[2])
+    return Member(best[3], tuple(weights_of(m) for m in modules), history, best[1], interrupted)
+
+
+def _some_rows(design: Design, rows: NDArray[np.intp]) -> Design:
+    """The design of some rows; levels keep their codes, also where none of their rows is left."""
+    return dataclasses.replace(
+        design,
+        y=design.y[rows],
+        X=design.X[rows],
+        random=tuple(dataclasses.replace(t, codes=t.codes[rows], columns=t.columns[rows]) for t in design.random),
+        weights=None if design.weights is None else design.weights[rows],
+        offset=None,
+        nets=(),
+    )
+
+
+def _joined(histories: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    out: dict[str, list[float]] = {"member": [float(i) for i, h in enumerate(histories) for _ in h["epoch"]]}
+    for name in histories[0]:
+        out[name] = [value for history in histories for value in history[name]]
+    return out

@@ -1,0 +1,103 @@
+"""The one loop that trains networks: batches, a schedule, best weights kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pylmernn.training.options import Training
+
+FloatArray = NDArray[np.float64]
+
+CHUNK = 65_536  # rows of one forward pass when nothing is learned
+
+
+class Trainer:
+    """Trains the sum of some networks on squared error, an epoch at a time, for targets that change between epochs.
+
+    Parameters
+    ----------
+    modules : sequence of torch.nn.Module
+        Each takes its features (m, k) and returns (m,).
+    features : sequence of torch.Tensor, shape (n, k)
+        Of all rows, on the device.
+    rows : ndarray of int
+        Rows to learn from.
+    training : Training
+        Sized settings.
+    generator : torch.Generator
+        Of the shuffling.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[torch.nn.Module],
+        features: Sequence[torch.Tensor],
+        rows: NDArray[np.intp],
+        training: Training,
+        generator: torch.Generator,
+    ) -> None:
+        assert training.batch_size is not None
+        assert training.epochs is not None
+        self.modules, self.features, self.training, self.generator = list(modules), list(features), training, generator
+        self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        self.device = features[0].device
+        parameters = [p for module in modules for p in module.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+        self.steps = -(-len(rows) // training.batch_size)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, training.learning_rate, total_steps=self.steps * training.epochs + 1
+        )
+
+    def epoch(self, target: torch.Tensor) -> float:
+        """One pass over the rows for a target (n,) in float32; returns the mean squared error met on the way."""
+        for module in self.modules:
+            module.train()
+        order = self.rows[torch.randperm(len(self.rows), generator=self.generator)].to(self.device)
+        total = torch.zeros((), device=self.device)
+        shuffled = [feature.index_select(0, order) for feature in self.features]
+        wanted = target.index_select(0, order)
+        size = self.training.batch_size
+        for start in range(0, len(order), size):  # type: ignore[arg-type]
+            part = slice(start, start + size)  # type: ignore[operator]
+            self.optimizer.zero_grad(set_to_none=True)
+            output = self.modules[0](shuffled[0][part])
+            for module, feature in zip(self.modules[1:], shuffled[1:], strict=True):
+                output = output + module(feature[part])
+            loss = torch.nn.functional.mse_loss(output, wanted[part])
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            total += loss.detach() * len(wanted[part])
+        return float(total) / len(order)
+
+    def values(self) -> FloatArray:
+        """The sum of the networks on all rows, (n,), in evaluation mode."""
+        return evaluate(self.modules, self.features)
+
+    def state(self) -> list[dict[str, torch.Tensor]]:
+        """A copy of all weights."""
+        return [copy.deepcopy(module.state_dict()) for module in self.modules]
+
+    def restore(self, state: list[dict[str, torch.Tensor]]) -> None:
+        """Weights of an earlier :meth:`state`."""
+        for module, weights in zip(self.modules, state, strict=True):
+            module.load_state_dict(weights)
+
+
+def evaluate(modules: Sequence[torch.nn.Module], features: Sequence[torch.Tensor]) -> FloatArray:
+    """The sum of networks on their features, (m,), in evaluation mode."""
+    total = np.zeros(len(features[0]))
+    with torch.no_grad():
+        for module, feature in zip(modules, features, strict=True):
+            module.eval()
+            for start in range(0, len(feature), CHUNK):
+                part = slice(start, start + CHUNK)
+                total[part] += module(feature[part]).double().cpu().numpy()
+    return total
