@@ -105,7 +105,7 @@ lme4_call <- function(fit, formula) {
 #' Profiles, principal components of the random effects and diagnostics of influence: each makes lme4's object of the
 #' fit first, see [as_merMod()], and returns what lme4 returns for it.
 #'
-#' @param object,model,fitted,x A fit by [lmernn()].
+#' @param model,fitted,x A fit by [lmernn()].
 #' @param ... Arguments of lme4's method.
 #' @return What lme4 returns.
 #' @name through-lme4

@@ -3,7 +3,7 @@
 bridge <- new.env(parent = emptyenv())
 
 virtualenv_name <- "r-pylmernn"
-python_packages <- c("numpy", "scipy", "pandas", "torch", "narwhals", "safetensors", "tqdm", "matplotlib")
+python_packages <- c("numpy", "scipy", "pandas", "tqdm") # what the R side uses; torch only for device = "cuda"
 
 # The module pylmernn.rdoor of the Python source inside this package; starts Python on first use.
 python_half <- function() {
@@ -83,12 +83,12 @@ python_ready <- function() {
 
 #' Install the Python packages that pylmernn needs
 #'
-#' Makes the virtual environment `r-pylmernn`, which [lmernn()] then finds by itself. A Python named in the environment
-#' variable `RETICULATE_PYTHON` is used instead where that is set.
+#' Makes the virtual environment `r-pylmernn` with numpy, scipy, pandas and tqdm, which [lmernn()] then finds by itself. A
+#' Python named in the environment variable `RETICULATE_PYTHON` is used instead where that is set.
 #'
 #' @param envname Name or path of the virtual environment.
 #' @param python Path of the Python (3.11 or newer) to build it from; by default reticulate's choice.
-#' @param packages The Python packages, as pip takes them. Add version pins here, such as `"torch==2.13.0"`.
+#' @param packages More Python packages, as pip takes them: `"torch"` for `device = "cuda"`, or pins such as `"numpy<3"`.
 #' @return The path of the environment, invisibly.
 #' @export
 #' @examples
@@ -96,11 +96,10 @@ python_ready <- function() {
 #' install_pylmernn()
 #' }
 install_pylmernn <- function(envname = "r-pylmernn", python = NULL, packages = NULL) {
-  if (is.null(packages)) packages <- python_packages
   if (!reticulate::virtualenv_exists(envname)) {
     reticulate::virtualenv_create(envname, python = python, packages = NULL)
   }
-  reticulate::virtualenv_install(envname, packages = packages, ignore_installed = FALSE)
+  reticulate::virtualenv_install(envname, packages = c(python_packages, packages), ignore_installed = FALSE)
   message("Installed. Restart R if Python was already running in this session.")
   invisible(reticulate::virtualenv_python(envname))
 }

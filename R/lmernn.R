@@ -20,7 +20,7 @@
 #' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
 #'   CUDA where there is one and the factor is large.
 #' @param seed A whole number for the random vectors of the iterative method.
-#' @param progress Whether to show a progress bar.
+#' @param progress Whether to print each evaluation.
 #' @param ... Nothing: an unknown argument is an error.
 #'
 #' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn import api
+from pylmernn.api import scales_differ
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.methods import METHODS, choose_method
@@ -27,6 +27,8 @@ from pylmernn.formula.design import Design, DesignError, NewRows, NewTerm, Rando
 
 FloatArray = NDArray[np.float64]
 Reply = tuple[dict[str, Any], dict[str, FloatArray]]
+LINEAR_METHODS = ("profiled", "iterative")
+DEVICES = ("auto", "cpu", "cuda")
 Half = Callable[[dict[str, Any], "Reader"], Reply]
 
 
@@ -72,6 +74,8 @@ def answer(half: Half) -> Callable[[str, Sequence[bytearray]], list[Any]]:
             return [json.dumps({"error": f"not enough memory for this model: {error}"})]
         except ValueError as error:
             return [json.dumps({"error": _sentence(str(error))})]
+        except ImportError as error:
+            return [json.dumps({"error": _sentence(f"{error}: install_pylmernn() can add that package.")})]
         except Exception as error:  # R must see one sentence whatever went wrong
             return [json.dumps({"error": _sentence(f"internal error in pylmernn: {type(error).__name__}: {error}")})]
         header["arrays"] = list(arrays)
@@ -94,16 +98,16 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     of the conditional modes are wanted too. The reply names the dropped columns of X and the order of the terms.
     """
     method = meta["method"]
-    control = api._check_options(
-        None, method, read_control(meta.get("control") or {}), meta.get("device", "auto"), meta.get("seed")
-    )
+    if method not in ("auto", *LINEAR_METHODS):
+        raise ValueError(f"method is '{method}': use one of auto, {', '.join(LINEAR_METHODS)}.")
+    control = read_control(meta.get("control") or {}, meta.get("device", "auto"), meta.get("seed"))
     terms, design = read_design(meta, read)
     if method == "auto":
         method = choose_method(design, control)
-    with api._progress_bar(bool(meta.get("progress"))) as callback:
-        estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+    callback = _print_progress if meta.get("progress") else None
+    estimates = METHODS[method](design, meta["REML"], control, callback=callback)
     header = {
-        "scales_differ": api.scales_differ(design),
+        "scales_differ": scales_differ(design),
         "method": estimates.method,
         "order": [next(i for i, term in enumerate(terms) if term is chosen) for chosen in design.random],
         "dropped_at": list(design.dropped_at),
@@ -194,14 +198,32 @@ def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
     )
 
 
-def read_control(settings: Mapping[str, Any]) -> Control:
+def read_control(settings: Mapping[str, Any], device: str = "auto", seed: int | None = None) -> Control:
     """Settings by name, whole numbers as R sends them; ValueError names what is unknown."""
-    defaults: dict[str, Any] = dataclasses.asdict(Control())
+    if device not in DEVICES:
+        raise ValueError(f"device is '{device}': use one of {', '.join(DEVICES)}.")
+    if device == "cuda":
+        _require_cuda()
+    defaults = {field.name: field.default for field in dataclasses.fields(Control)}
+    known = {name: default for name, default in defaults.items() if isinstance(default, (int, float))}
     for name in settings:
-        if name not in defaults:
-            raise ValueError(f"control has no setting '{name}': it has {', '.join(defaults)}.")
-    chosen: dict[str, Any] = {name: type(defaults[name])(value) for name, value in settings.items()}
-    return Control(**chosen)
+        if name not in known:
+            raise ValueError(f"control has no setting '{name}': it has {', '.join(known)}.")
+    chosen: dict[str, Any] = {name: type(known[name])(value) for name, value in settings.items()}
+    if seed is not None:
+        chosen["seed"] = seed
+    return Control(**chosen, device=device)
+
+
+def _require_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no CUDA device: use 'cpu' or 'auto'.")
+
+
+def _print_progress(evaluation: int, objective: float) -> None:
+    print(f"evaluation {evaluation}: {objective:.4f}", flush=True)
 
 
 def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:

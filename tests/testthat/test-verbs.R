@@ -108,6 +108,8 @@ test_that("tables for the tidyverse are those of broom.mixed", {
 
 test_that("plots are lattice objects", {
   skip_without_python()
+  grDevices::pdf(NULL) # lattice asks the device for its settings
+  on.exit(grDevices::dev.off())
   fit <- lmernn(Yield ~ 1 + (1 | Batch), Dyestuff)
   expect_s3_class(plot(fit), "trellis")
   expect_s3_class(plot(fit, resid(.) ~ fitted(.)), "trellis")
