@@ -32,7 +32,9 @@ def dense_Z(random, columns=None, codes=None) -> np.ndarray:
 
 def dense_Lambda(random, theta) -> np.ndarray:
     """The relative covariance factor: the template of each term once per level (eq. 4)."""
-    return block_diag(*[np.kron(np.eye(t.n_levels), T) for t, T in zip(random, split_theta(random, theta), strict=True)])
+    return block_diag(
+        *[np.kron(np.eye(t.n_levels), T) for t, T in zip(random, split_theta(random, theta), strict=True)]
+    )
 
 
 @dataclass
