@@ -84,7 +84,8 @@ def main() -> None:
         ratios = " ".join(f"{mean[name]:.3f}" for name in mean if name.startswith("ratio"))
         label = f"{','.join(map(str, variances))} / {','.join(map(str, sizes))}"
         print(
-            f"{label:26s} {paper:6.2f} {mean['oracle']:7.3f} {mean['error']:6.3f}  {np.mean(excess):7.4f} ({spread:.4f})"
+            f"{label:26s} {paper:6.2f} {mean['oracle']:7.3f} {mean['error']:6.3f}  {np.mean(excess):7.4f}"
+            f" ({spread:.4f})"
             f" {mean['sigma2']:8.3f}  {ratios:18s} {mean['seconds']:6.1f}",
             flush=True,
         )
