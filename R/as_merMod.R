@@ -20,7 +20,10 @@ as_merMod <- function(fit) {
   parsed <- parse_formula(lme4_formula(fit$formula))
   frame <- lme4_frame(fit, parsed)
   bars <- lapply(parsed$bars, function(bar) call("|", bar$columns, bar$group))
-  random <- lme4::mkReTrms(bars, frame)
+  random <- tryCatch(
+    lme4::mkReTrms(bars, frame),
+    error = function(e) stop("lme4 cannot hold this model: ", one_line(conditionMessage(e)), ".", call. = FALSE)
+  )
   devfun <- lme4::mkLmerDevfun(frame, fixed_matrix(fit), random, REML = fit$REML)
   theta <- theta_for(fit, random)
   value <- devfun(theta)
@@ -68,12 +71,6 @@ lme4_frame <- function(fit, parsed) {
   attr(terms, "predvars.random") <- attr(terms_in_frame(random, frame), "predvars")
   attr(frame, "terms") <- terms
   attr(frame, "formula") <- parsed$formula
-  for (bar in parsed$bars) {
-    for (part in group_parts(bar$group)) {
-      name <- deparse1(part)
-      if (is.character(frame[[name]])) frame[[name]] <- factor(frame[[name]])
-    }
-  }
   frame
 }
 

@@ -83,12 +83,13 @@ python_ready <- function() {
 
 #' Install the Python packages that pylmernn needs
 #'
-#' Makes the virtual environment `r-pylmernn` with numpy, scipy, pandas and tqdm, which [lmernn()] then finds by itself. A
-#' Python named in the environment variable `RETICULATE_PYTHON` is used instead where that is set.
+#' Makes the virtual environment `r-pylmernn` with numpy, scipy, pandas and tqdm, which [lmernn()] then finds by itself.
+#' A Python named in the environment variable `RETICULATE_PYTHON` is used instead where that is set.
 #'
 #' @param envname Name or path of the virtual environment.
 #' @param python Path of the Python (3.11 or newer) to build it from; by default reticulate's choice.
-#' @param packages More Python packages, as pip takes them: `"torch"` for `device = "cuda"`, or pins such as `"numpy<3"`.
+#' @param packages More Python packages, as pip takes them: `"torch"` for `device = "cuda"`, or pins such as
+#'   `"numpy<3"`.
 #' @return The path of the environment, invisibly.
 #' @export
 #' @examples

@@ -1,7 +1,8 @@
 # Reading lme4's formula language: which part is fixed, which bars there are, what each bar expands to.
 
 covariance_wrappers <- c("us", "diag")
-later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron", "gp", "nn", "embed")
+later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron", "embed")
+later_terms <- c("nn", "gp", "embed") # terms of their own, not yet offered in R
 
 # One formula taken apart.
 #
@@ -10,6 +11,10 @@ later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron", "gp", "
 parse_formula <- function(formula, data = NULL) {
   formula <- check_formula(formula)
   rhs <- formula[[3L]]
+  later <- intersect(all_calls(rhs), later_terms)
+  if (length(later)) {
+    stop(sprintf("the formula uses %s(), which lmernn() in R does not offer.", later[1L]), call. = FALSE)
+  }
   written <- collect_bars(rhs)
   if (length(written) == 0L) {
     stop("the formula has no random term: add one, as in (1 | group), or use lm().", call. = FALSE)
@@ -48,6 +53,9 @@ check_formula <- function(formula) {
 new_bar <- function(columns, group, covariance, label) {
   list(columns = columns, group = group, covariance = covariance, label = label)
 }
+
+# Names of all functions that an expression calls.
+all_calls <- function(e) setdiff(all.names(e, functions = TRUE), all.vars(e))
 
 call_name <- function(e) if (is.call(e) && is.name(e[[1L]])) as.character(e[[1L]]) else ""
 

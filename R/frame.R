@@ -22,6 +22,15 @@ build_frame <- function(parsed, data, call, caller) {
   if (nrow(frame) == 0L) {
     stop("no rows are left: every row has a missing value or is outside subset.", call. = FALSE)
   }
+  text_groups_as_factors(frame, parsed$bars)
+}
+
+# Grouping variables that are text become factors in the frame, as in lme4.
+text_groups_as_factors <- function(frame, bars) {
+  names <- unique(unlist(lapply(bars, function(bar) vapply(group_parts(bar$group), deparse1, ""))))
+  for (name in intersect(names, names(frame))) {
+    if (is.character(frame[[name]])) frame[[name]] <- factor(frame[[name]])
+  }
   frame
 }
 
@@ -55,7 +64,8 @@ as_plain_frame <- function(data) {
 check_variables <- function(formula, data, env) {
   known <- c(names(data), ".")
   for (name in setdiff(all.vars(formula), known)) {
-    if (!exists(name, envir = env)) {
+    value <- get0(name, envir = env)
+    if (is.null(value) || is.function(value)) { # a column 't' that is missing must not become base::t
       columns <- if (length(names(data))) paste0(": the columns are ", abbreviate_list(names(data))) else ""
       stop(sprintf("the formula uses '%s', which is not a column of the data%s.", name, columns), call. = FALSE)
     }

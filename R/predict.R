@@ -3,7 +3,8 @@
 #' Predict from a fit
 #'
 #' As [lme4::predict.merMod()], with standard errors that count the uncertainty of fixed and random effects together
-#' (the variance parameters taken as known), and intervals made of them.
+#' (the variance parameters taken as known), and intervals made of them. An offset given as an argument of [lmernn()] is
+#' evaluated in `newdata` too, which lme4 leaves out.
 #'
 #' @param object A fit by [lmernn()].
 #' @param newdata A data frame; by default the data of the fit.
@@ -13,8 +14,8 @@
 #'   standard errors then count the whole variance of these effects. Otherwise they are an error.
 #' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
 #' @param se.fit Whether standard errors are wanted. Needs Python.
-#' @param interval `"none"`, `"confidence"` (for the mean of the level) or `"prediction"` (for a new observation with
-#'   weight 1). Needs Python.
+#' @param interval `"none"`, `"confidence"` (for the mean of the level) or `"prediction"` (for a new observation: with
+#'   weight 1 in `newdata`, with its own weight in the data of the fit). Needs Python.
 #' @param level The coverage of the interval.
 #' @param type `"link"` or `"response"`: the same for a linear model.
 #' @param ... Nothing.
@@ -51,7 +52,8 @@ predict.merModNN <- function(object, newdata = NULL, re.form = NULL, random.only
   se <- standard_errors(object, rows, include)
   answer <- pad(fit)
   if (interval != "none") {
-    spread <- if (interval == "prediction") sqrt(se^2 + object$sigma^2) else se
+    noise <- object$sigma^2 / (if (is.null(newdata)) row_weights(object) else 1)
+    spread <- if (interval == "prediction") sqrt(se^2 + noise) else se
     reach <- stats::qnorm((1 + level) / 2) * spread
     answer <- cbind(fit = answer, lwr = pad(fit - reach), upr = pad(fit + reach))
   }
@@ -166,7 +168,12 @@ new_offset <- function(object, newdata) {
     total <- total + eval(attr(fixed, "variables")[[i + 1L]], newdata, env)
   }
   if (!is.null(object$call$offset)) {
-    total <- total + evaluate_extra(object$call$offset, newdata, env, parent.frame())
+    offset <- evaluate_extra(object$call$offset, newdata, env, parent.frame())
+    if (length(offset) != nrow(newdata)) {
+      stop(sprintf("the offset has %d values but newdata has %d rows: make it a column of the data.", length(offset),
+                   nrow(newdata)), call. = FALSE)
+    }
+    total <- total + offset
   }
   total
 }

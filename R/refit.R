@@ -67,7 +67,9 @@ refitML.merModNN <- function(x, ...) {
 
 #' Simulate responses from a fit
 #'
-#' As [lme4::simulate.merMod()]: with the same seed it draws the same numbers.
+#' As [lme4::simulate.merMod()]: with the same seed it draws the same numbers, except that residuals are divided by the
+#' square root of their weights, and effects left out of a partial `re.form` are drawn with their own variance (lme4
+#' 1.1-31 does neither).
 #'
 #' @param object A fit by [lmernn()].
 #' @param nsim How many responses.

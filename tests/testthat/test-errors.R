@@ -12,6 +12,7 @@ test_that("unknown columns are named", {
   refused(lmernn(Reaction ~ Dayz + (1 | Subject), sleepstudy),
           "the formula uses 'Dayz', which is not a column of the data: the columns are Reaction, Days, Subject.")
   refused(lmernn(Reaction ~ Days + (1 | Subjekt), sleepstudy), "the formula uses 'Subjekt'")
+  refused(lmernn(Reaction ~ t + (1 | Subject), sleepstudy), "the formula uses 't', which is not a column of the data")
 })
 
 test_that("unknown arguments and options are refused", {
@@ -71,6 +72,9 @@ test_that("bad requests to a fit are refused", {
   refused(predict(fit, new["Subject"]), "the formula uses 'Days', which is not a column of the data")
   refused(predict(fit, re.form = ~ (1 | School)), "which is not among the random effects of the fit.")
   refused(predict(fit, re.form = 3), "re.form must be NULL, NA or a formula")
+  shifted <- rep(0:1, 90)
+  moved <- lmernn(Reaction ~ Days + (1 | Subject), sleepstudy, offset = shifted)
+  refused(predict(moved, sleepstudy[1:3, ]), "the offset has 180 values but newdata has 3 rows")
   refused(refit(fit, 1:4), "the new response has 4 values but the model has 180 rows.")
   refused(refit(fit, letters), "the new response must be numeric")
   refused(getME(fit, "nothing"), "getME() has no part 'nothing'")

@@ -50,6 +50,11 @@ test_that("intervals have their width, new levels the whole variance", {
   expect_equal(colnames(outer), c("fit", "lwr", "upr"))
   expect_equal(inner$fit[1:2, "upr"] - inner$fit[1:2, "fit"], qnorm(0.975) * inner$se.fit[1:2])
   expect_equal(outer[1:2, "upr"] - outer[1:2, "fit"], qnorm(0.9) * sqrt(inner$se.fit[1:2]^2 + sigma(fit)^2))
+  heavy <- lmernn(Reaction ~ Days + (Days | Subject), sleepstudy, weights = rep(4, 180))
+  own <- predict(heavy, interval = "prediction", se.fit = TRUE)
+  expect_equal(
+    unname(own$fit[, "upr"] - own$fit[, "fit"]), unname(qnorm(0.975) * sqrt(own$se.fit^2 + sigma(heavy)^2 / 4))
+  )
   x <- c(1, 4)
   whole <- sum(x * (VarCorr(fit)$Subject + as.matrix(vcov(fit))) %*% x)
   expect_equal(unname(inner$se.fit[2]), sqrt(whole), tolerance = 1e-6)
