@@ -49,5 +49,7 @@ test_that("levels of crossed groups are those of lme4, in its order", {
   expect_equal(used_levels(c(5L, -3L, 5L)), list(codes = c(2L, 1L, 2L), levels = c("-3", "5")))
   expect_equal(used_levels(c(1L, 2000000000L, 1L)), list(codes = c(1L, 2L, 1L), levels = c("1", "2000000000")))
   expect_equal(used_levels(factor(c("u", "w"), levels = c("u", "v", "w"))), list(codes = 1:2, levels = c("u", "w")))
+  text <- c("b", "A", "a", "\u00e9", "Z", "10", "9", "b")
+  expect_equal(factor(text, sorted_text(text)), factor(text))
   expect_equal(used_levels(c(0.5, NA, 0.25)), list(codes = c(2L, NA, 1L), levels = c("0.25", "0.5")))
 })

@@ -47,6 +47,16 @@ test_that("na.exclude pads and contrasts are obeyed", {
   expect_equal(unname(which(is.na(residuals(ours)))), c(3L, 70L))
 })
 
+test_that("levels that a subset leaves empty are dropped", {
+  skip_without_python()
+  few <- c("308", "309", "310", "330")
+  sleepstudy$third <- factor(sleepstudy$Days %% 3)
+  expect_same_fit(
+    lmernn(Reaction ~ third + (1 | Subject), sleepstudy, subset = third != "2" & Subject %in% few),
+    by_lme4(Reaction ~ third + (1 | Subject), sleepstudy, subset = third != "2" & Subject %in% few)
+  )
+})
+
 test_that("a column that depends on others is dropped with lme4's message", {
   skip_without_python()
   sleepstudy$twice <- 2 * sleepstudy$Days
