@@ -1,6 +1,7 @@
 """Linear mixed models: ours beside lme4 and GPBoost, in turn, one thread each, a fresh process a fit.
 
     .venv/bin/python -m pip install -c constraints-debian12.txt -e '.[benchmarks]'
+    tools/r-package.sh install
     .venv/bin/python benchmarks/lmm.py [--only NAME ...] [--repeats 3] [--slow] [--json FILE]
 
 Seconds are medians of the whole call (formula, model frame and fit), data already in memory as the language's own data
@@ -26,10 +27,13 @@ from lmm_cases import CASES, Case, write
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+R_LIBRARY = HERE.parent / "build" / "R-library"  # where tools/r-package.sh puts the R package
+SETTINGS = {**ONE_THREAD, "RETICULATE_PYTHON": sys.executable, "R_LIBS": str(R_LIBRARY)}
 LABELS = {
     "ours": "pylmernn",
     "ours-iterative": "pylmernn (iterative)",
     "ours-ml": "pylmernn (ML)",
+    "ours-R": "pylmernn from R",
     "lme4": "lme4",
     "gpboost": "GPBoost (default)",
     "gpboost-exact": "GPBoost (exact)",
@@ -39,8 +43,9 @@ LABELS = {
 def command(side: str, name: str, case: Case, folder: str) -> list[str]:
     """The command that times one side."""
     inner = str(case.inner)
-    if side == "lme4":
-        return ["Rscript", str(PEERS / "fit_lme4.R"), folder, case.formula, inner, "REML"]
+    if side in ("lme4", "ours-R"):
+        package = "lme4" if side == "lme4" else "pylmernn"
+        return ["Rscript", str(PEERS / "fit_in_r.R"), folder, case.formula, inner, "REML", package]
     if side.startswith("gpboost"):
         inversion = "cholesky" if side.endswith("exact") else "default"
         return [sys.executable, str(PEERS / "fit_gpboost.py"), folder, name, inner, inversion]
@@ -52,7 +57,7 @@ def command(side: str, name: str, case: Case, folder: str) -> list[str]:
 def run(words: list[str]) -> dict[str, Any]:
     """Run one side in a process of its own: what it prints, and its peak memory in MB."""
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(words, stdout=out, env={**os.environ, **ONE_THREAD})
+        process = subprocess.Popen(words, stdout=out, env={**os.environ, **SETTINGS})
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
@@ -108,7 +113,7 @@ def show(name: str, case: Case, results: dict[str, dict[str, Any]]) -> str:
         ratio = f"{r['cpu'] / base:.1f}" if base else ""
         lines.append(
             f"| {LABELS[side]} | {r['cpu']:.4g} | {r['wall']:.4g} | {ratio} | {r['objective']:.6f} | {less} | "
-            f"{r.get('evaluations', '')} | {r['peak']:.0f} | {r['added']:.0f} |"
+            f"{r.get('evaluations') or ''} | {r['peak']:.0f} | {r['added']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

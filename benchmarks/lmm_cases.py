@@ -40,7 +40,7 @@ class Case:
     groups: tuple[tuple[str, ...], ...] = ()
     fixed: str = "1"
     slopes: tuple[tuple[int, str], ...] = ()
-    sides: tuple[str, ...] = ("ours", "lme4", "gpboost", "gpboost-exact")
+    sides: tuple[str, ...] = ("ours", "ours-R", "lme4", "gpboost", "gpboost-exact")
     inner: int = 1
     slow: tuple[str, ...] = ()
 
@@ -111,7 +111,7 @@ CASES = {
         lambda: one_factor(1_000_000, 100_000, slope=False),
         (("g",),),
         "x1 + x2",
-        sides=("ours", "lme4", "gpboost"),
+        sides=("ours", "ours-R", "lme4", "gpboost"),
     ),
     "slope_1e6": Case(
         "y ~ x1 + x2 + (x1 | g)",
@@ -119,7 +119,7 @@ CASES = {
         (("g",),),
         "x1 + x2",
         ((0, "x1"),),
-        sides=("ours", "lme4", "gpboost"),
+        sides=("ours", "ours-R", "lme4", "gpboost"),
     ),
     "crossed_three": Case(
         "y ~ x + (1 | a) + (1 | b) + (1 | c)",

@@ -1,5 +1,6 @@
-# Times lme4 on a folder of columns: Rscript fit_lme4.R FOLDER FORMULA REPEATS
-# REML. Prints JSON as the Python programs of this folder do.
+# Times lme4, or ours from R, on a folder of columns:
+#   Rscript fit_in_r.R FOLDER FORMULA REPEATS REML|ML lme4|pylmernn
+# Prints JSON as the Python programs of this folder do.
 suppressMessages(library(lme4))
 
 arguments <- commandArgs(trailingOnly = TRUE)
@@ -7,6 +8,9 @@ folder <- arguments[1]
 formula <- as.formula(arguments[2])
 repeats <- as.integer(arguments[3])
 reml <- arguments[4] == "REML"
+ours <- arguments[5] == "pylmernn"
+fitter <- if (ours) pylmernn::lmernn else lmer
+criterion <- if (ours) pylmernn::REMLcrit else REMLcrit
 
 read_column <- function(column, n) {
   path <- file.path(folder, paste0(column$name, ".bin"))
@@ -29,11 +33,11 @@ status <- readLines("/proc/self/status")
 before <- as.numeric(gsub("[^0-9]", "", grep("VmRSS", status, value = TRUE)))
 
 # what loads on first use
-invisible(lmer(Reaction ~ Days + (Days | Subject), sleepstudy))
+invisible(fitter(Reaction ~ Days + (Days | Subject), sleepstudy))
 wall <- cpu <- numeric(repeats)
 for (i in seq_len(repeats)) {
   start <- proc.time()
-  fit <- suppressWarnings(suppressMessages(lmer(formula, data, REML = reml)))
+  fit <- suppressWarnings(suppressMessages(fitter(formula, data, REML = reml)))
   spent <- proc.time() - start
   wall[i] <- spent[["elapsed"]]
   cpu[i] <- spent[["user.self"]] + spent[["sys.self"]]
@@ -42,7 +46,7 @@ for (i in seq_len(repeats)) {
 if (repeats > 5) {
   start <- proc.time()
   for (i in seq_len(repeats)) {
-    suppressWarnings(suppressMessages(lmer(formula, data, REML = reml)))
+    suppressWarnings(suppressMessages(fitter(formula, data, REML = reml)))
   }
   spent <- (proc.time() - start) / repeats
   wall <- spent[["elapsed"]]
@@ -50,8 +54,8 @@ if (repeats > 5) {
 }
 cat(jsonlite::toJSON(list(
   wall = I(wall), cpu = I(cpu), memory_before = before / 1024,
-  objective = if (reml) REMLcrit(fit) else -2 * as.numeric(logLik(fit)),
-  evaluations = fit@optinfo$feval,
+  objective = if (reml) criterion(fit) else -2 * as.numeric(logLik(fit)),
+  evaluations = if (ours) NA else fit@optinfo$feval,
   variances = I(as.data.frame(VarCorr(fit))$vcov),
   fixed = I(unname(fixef(fit))),
   blas = basename(extSoftVersion()[["BLAS"]])
