@@ -17,6 +17,9 @@ as_merMod <- function(fit) {
   if (!inherits(fit, "merModNN")) {
     stop("as_merMod() takes a fit by lmernn().", call. = FALSE)
   }
+  if (!is.null(fit$networks)) {
+    stop("lme4 has no networks: as_merMod() takes fits without nn().", call. = FALSE)
+  }
   parsed <- parse_formula(lme4_formula(fit$formula))
   frame <- lme4_frame(fit, parsed)
   bars <- lapply(parsed$bars, function(bar) call("|", bar$columns, bar$group))

@@ -3,7 +3,7 @@
 bridge <- new.env(parent = emptyenv())
 
 virtualenv_name <- "r-pylmernn"
-python_packages <- c("numpy", "scipy", "pandas", "tqdm") # what the R side uses; torch only for device = "cuda"
+python_packages <- c("numpy", "scipy", "pandas", "tqdm") # for linear models; networks and CUDA need torch too
 
 # The module pylmernn.rdoor of the Python source inside this package; starts Python on first use.
 python_half <- function() {
@@ -88,7 +88,7 @@ python_ready <- function() {
 #'
 #' @param envname Name or path of the virtual environment.
 #' @param python Path of the Python (3.11 or newer) to build it from; by default reticulate's choice.
-#' @param packages More Python packages, as pip takes them: `"torch"` for `device = "cuda"`, or pins such as
+#' @param packages More Python packages, as pip takes them: `"torch"` for networks and `device = "cuda"`, or pins like
 #'   `"numpy<3"`.
 #' @return The path of the environment, invisibly.
 #' @export

@@ -89,7 +89,7 @@ formula.merModNN <- function(x, fixed.only = FALSE, random.only = FALSE, ...) {
   }
   result <- x$formula
   if (fixed.only) {
-    rest <- without_bars(result[[3L]])
+    rest <- without_bars(replace_networks(result[[3L]]))
     result[[3L]] <- if (is.null(rest)) 1 else rest
   }
   if (random.only) {

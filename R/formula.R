@@ -2,15 +2,20 @@
 
 covariance_wrappers <- c("us", "diag")
 later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron", "embed")
-later_terms <- c("nn", "gp", "embed") # terms of their own, not yet offered in R
+later_terms <- c("gp", "embed") # terms of their own, not yet offered in R
 
 # One formula taken apart.
 #
 # Returns a list: `formula` (as lme4 stores it, `||` written out), `fixed` (no bars), `frame` (bars replaced by sums, to
-# find all variables) and `bars`, a list with the elements of `new_bar`, in the order in which lme4 expands them.
-parse_formula <- function(formula, data = NULL) {
+# find all variables), `bars`, a list with the elements of `new_bar`, in the order in which lme4 expands them, and
+# `networks`, as collect_networks() has them.
+parse_formula <- function(formula, data = NULL, nets = NULL) {
   formula <- check_formula(formula)
-  rhs <- formula[[3L]]
+  if (has_network(formula[[3L]])) formula[[3L]] <- expand_network_dots(formula[[3L]], formula, data)
+  networks <- with_options(collect_networks(formula[[3L]]), nets)
+  whole <- formula
+  rhs <- replace_networks(formula[[3L]])
+  if (is.null(rhs)) rhs <- 1
   later <- intersect(all_calls(rhs), later_terms)
   if (length(later)) {
     stop(sprintf("the formula uses %s(), which lmernn() in R does not offer.", later[1L]), call. = FALSE)
@@ -31,11 +36,14 @@ parse_formula <- function(formula, data = NULL) {
     fixed <- formula(terms(fixed, data = data), data = data)
     environment(fixed) <- environment(formula)
   }
+  check_networks(networks, bars, deparse1(formula[[2L]]))
+  inputs <- unlist(lapply(networks, `[[`, "inputs"), recursive = FALSE)
   list(
-    formula = with_rhs(write_out_double_bars(rhs)),
+    formula = with_rhs(write_out_double_bars(whole[[3L]])),
     fixed = fixed,
-    frame = with_rhs(bars_as_sums(write_out_double_bars(rhs))),
-    bars = bars
+    frame = with_rhs(Reduce(function(a, b) call("+", a, b), inputs, bars_as_sums(write_out_double_bars(rhs)))),
+    bars = bars,
+    networks = networks
   )
 }
 

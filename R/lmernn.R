@@ -5,7 +5,9 @@
 #'
 #' @param formula A two-sided formula with at least one random term: `y ~ x + (x | g)`. All of lme4's grammar works:
 #'   `(x || g)`, `(1 | a/b)`, `(1 | a:b)`, `(0 + x | g)`, `offset(log(e))`. `diag(x | g)` gives uncorrelated columns in
-#'   one term, also where `x` is a factor.
+#'   one term, also where `x` is a factor. `nn(x1, x2, hidden = c(50, 25))` adds a network of these columns to the mean,
+#'   `nn(.)` one of every column not used elsewhere; its further options are `activation`, `dropout`, `normalization`
+#'   and `embedding`. All else is then estimated given the network.
 #' @param data A data frame (or tibble) with the variables of the formula.
 #' @param REML Whether to maximize the REML criterion (the default) or the likelihood.
 #' @param weights,subset,offset As in [lme4::lmer()]: expressions of columns of `data`. The variance of a row is
@@ -13,13 +15,16 @@
 #' @param na.action `"omit"`, `"exclude"` (fitted values and residuals are padded with `NA`) or `"fail"`, or one of R's
 #'   functions such as [stats::na.exclude()]. By default `getOption("na.action")`.
 #' @param contrasts A named list of contrasts for factors of the fixed effects, as in [stats::model.matrix()].
-#' @param method `"auto"`, `"profiled"` (exact) or `"iterative"` (for crossed factors too large for an exact factor).
-#'   `"auto"` takes the exact one unless the problem is too large for it.
+#' @param nets A named list of options of networks, `list(nn = list(hidden = c(20, 10)))`; options in the formula come
+#'   first.
+#' @param method `"auto"`, `"profiled"` (exact), `"iterative"` (for crossed factors too large for an exact factor) or
+#'   `"alternating"` (for networks). `"auto"` chooses.
 #' @param control A named list of settings of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
-#'   `dense_limit`, `probes`; see the Python class `pylmernn.engines.control.Control`.
+#'   `dense_limit`, `probes`; and of the training of networks: `epochs`, `batch_size`, `learning_rate`, `weight_decay`,
+#'   `validation`, `patience`, `folds`.
 #' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
 #'   CUDA where there is one and the factor is large.
-#' @param seed A whole number for the random vectors of the iterative method.
+#' @param seed A whole number for the random vectors of the iterative method and the training of networks.
 #' @param progress Whether to print each evaluation.
 #' @param ... Nothing: an unknown argument is an error.
 #'
@@ -32,14 +37,14 @@
 #' summary(fit)
 #' ranef(fit)
 lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action, offset, contrasts = NULL,
-                   method = "auto", control = NULL, device = "auto", seed = NULL, progress = FALSE, ...) {
+                   nets = NULL, method = "auto", control = NULL, device = "auto", seed = NULL, progress = FALSE, ...) {
   refuse_unknown(...)
   if (length(REML) != 1L || is.na(as.logical(REML))) {
     stop("REML must be TRUE or FALSE.", call. = FALSE)
   }
   call <- match.call()
   if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
-  parsed <- parse_formula(formula, data)
+  parsed <- parse_formula(formula, data, nets)
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
   model <- model_parts(parsed, frame, contrasts)
@@ -47,6 +52,7 @@ lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action
   settings <- list(REML = as.logical(REML), method = method, control = as.list(control), device = device,
                    seed = if (!is.null(seed)) as.integer(seed), progress = isTRUE(progress))
   fit <- estimate(model, settings)
+  if (length(parsed$networks)) fit$settings$method <- "auto" # from now on the networks stand in the offset
   fit$call <- call
   report_fit(fit)
   fit
@@ -88,7 +94,7 @@ model_parts <- function(parsed, frame, contrasts) {
   })
   list(
     formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = response_of(frame), X = X,
-    groups = groups, columns = columns
+    groups = groups, columns = columns, networks = parsed$networks
   )
 }
 
@@ -108,10 +114,12 @@ send_design <- function(model) {
   of_terms <- lapply(seq_along(model$bars), function(k) {
     c(as_buffers(as.integer(model$groups[[k]]) - 1L), if (!is.null(model$columns[[k]])) as_buffers(model$columns[[k]]))
   })
+  networks <- send_networks(model$networks, model$frame)
+  meta$nets <- networks$meta
   buffers <- c(
     as_buffers(model$y), if (ncol(model$X)) as_buffers(model$X),
     if (!is.null(weights)) as_buffers(as.double(weights)), if (!is.null(offset)) as_buffers(as.double(offset)),
-    unlist(of_terms, recursive = FALSE)
+    unlist(of_terms, recursive = FALSE), networks$buffers
   )
   list(meta = meta, buffers = buffers)
 }

@@ -8,6 +8,7 @@
 # contrasts is in fixed; kept, dropped: positions of the columns of X in and out of the fit
 # theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
 # REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
+# networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {
   order <- reply$order + 1L
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
@@ -15,6 +16,7 @@ new_fit <- function(model, settings, reply) {
   arrays <- reply$arrays
   kept <- setdiff(seq_len(ncol(model$X)), dropped)
   names <- colnames(model$X)[kept]
+  networks <- if (!is.null(reply$networks)) keep_networks(model$networks, reply, model$frame)
   flist <- shared_factors(model$groups[order], vapply(bars, `[[`, "", "label_group"))
   by_term <- function(letter) {
     lapply(seq_along(bars), function(k) matrix(arrays[[paste0(letter, k - 1L)]], nrow = length(bars[[k]]$names)))
@@ -23,7 +25,7 @@ new_fit <- function(model, settings, reply) {
     list(
       call = NULL,
       formula = model$formula,
-      frame = model$frame,
+      frame = if (is.null(networks)) model$frame else add_to_offset(model$frame, reply$arrays$networks.fitted),
       fixed = model$fixed,
       bars = bars,
       flist = flist,
@@ -48,7 +50,8 @@ new_fit <- function(model, settings, reply) {
       wrss = reply$wrss,
       ussq = reply$ussq,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)),
-      scales_differ = reply$scales_differ
+      scales_differ = reply$scales_differ,
+      networks = networks
     ),
     class = "merModNN"
   )

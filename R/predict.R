@@ -121,6 +121,7 @@ new_rows <- function(object, newdata, include, fixed, allow.new.levels, na.actio
   if (fixed) {
     rows$X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
     rows$offset <- new_offset(object, kept$data)
+    if (!is.null(object$networks)) rows$offset <- rows$offset + network_values(object, kept$data)
   }
   m <- nrow(kept$data)
   rows$codes <- rows$columns <- vector("list", n_terms(object))
@@ -144,6 +145,7 @@ one_sentence <- function(code) tryCatch(code, error = function(e) stop(one_line(
 # A formula of all variables that new data must have.
 prediction_parts <- function(object, include, fixed) {
   pieces <- if (fixed) list(stats::delete.response(object$fixed$terms)[[2L]]) else list()
+  if (fixed) pieces <- c(pieces, unlist(lapply(object$networks$inputs, `[[`, "inputs"), recursive = FALSE))
   for (k in which(vapply(include, any, NA))) {
     pieces <- c(pieces, list(object$bars[[k]]$columns), group_parts(object$bars[[k]]$group))
   }

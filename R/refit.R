@@ -29,6 +29,7 @@ refit.merModNN <- function(object, newresp = NULL, ...) {
     newresp <- newresp[[1L]]
   }
   fit <- estimate(model_of(object, y = new_response(object, newresp)), object$settings)
+  fit$networks <- object$networks # kept as they are: their part of the mean is in the offset
   fit$call <- object$call
   report_fit(fit)
   fit
@@ -59,6 +60,7 @@ refitML.merModNN <- function(x, ...) {
   settings <- x$settings
   settings$REML <- FALSE
   fit <- estimate(model_of(x), settings)
+  fit$networks <- x$networks
   fit$call <- x$call
   fit$call$REML <- FALSE
   report_fit(fit)

@@ -37,7 +37,8 @@ summary.merModNN <- function(object, correlation = length(object$beta) <= 20L, .
       call = object$call,
       residuals = residuals(object, "pearson", scaled = TRUE),
       fitMsgs = character(0),
-      optinfo = optimizer_info(object)
+      optinfo = optimizer_info(object),
+      networks = object$networks$lines
     ),
     class = c("summary.merModNN", "summary.merMod")
   )
@@ -58,6 +59,14 @@ print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.co
     cat("No fixed effect coefficients\n")
   }
   lme4::.prt.warn(optimizer_info(x), summary = TRUE)
+  invisible(x)
+}
+
+#' @rdname summary.merModNN
+#' @export
+print.summary.merModNN <- function(x, ...) {
+  NextMethod()
+  print_networks(x$networks)
   invisible(x)
 }
 

@@ -114,7 +114,7 @@ def lmernn(
         nets=nets,
     )
     report_design(design)
-    method = _method_for(design, method, control)
+    method = method_for(design, method, control)
     with _progress_bar(progress, method) as callback:
         estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
@@ -167,7 +167,7 @@ def _check_options(method: str, control: Control | None, device: str, seed: int 
     return control
 
 
-def _method_for(design: Design, method: str, control: Control | None) -> str:
+def method_for(design: Design, method: str, control: Control | None) -> str:
     """The method asked for, or the one that suits the design."""
     if method == "auto":
         return choose_method(design, control)

@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.api import scales_differ
+from pylmernn.api import method_for, scales_differ
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
-from pylmernn.engines.methods import METHODS, choose_method
+from pylmernn.engines.methods import METHODS
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
-from pylmernn.formula.design import Design, DesignError, NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.fit.networks import network_text
+from pylmernn.fit.save import Parts, get_networks, put_networks
+from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.mean.networks import Networks
+from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 Reply = tuple[dict[str, Any], dict[str, FloatArray]]
-LINEAR_METHODS = ("profiled", "iterative")
+#: settings of the training that ``control`` takes, and their types
+TRAINING: dict[str, type] = {
+    "epochs": int, "batch_size": int, "learning_rate": float, "weight_decay": float, "validation": float,
+    "patience": int, "folds": int,
+}  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
 Half = Callable[[dict[str, Any], "Reader"], Reply]
 
@@ -75,7 +83,7 @@ def answer(half: Half) -> Callable[[str, Sequence[bytearray]], list[Any]]:
         except ValueError as error:
             return [json.dumps({"error": _sentence(str(error))})]
         except ImportError as error:
-            return [json.dumps({"error": _sentence(f"{error}: install_pylmernn() can add that package.")})]
+            return [json.dumps({"error": _sentence(_missing_package(error))})]
         except Exception as error:  # R must see one sentence whatever went wrong
             return [json.dumps({"error": _sentence(f"internal error in pylmernn: {type(error).__name__}: {error}")})]
         header["arrays"] = list(arrays)
@@ -83,6 +91,11 @@ def answer(half: Half) -> Callable[[str, Sequence[bytearray]], list[Any]]:
         return [json.dumps(header), *bodies]
 
     return call
+
+
+def _missing_package(error: ImportError) -> str:
+    call = f'install_pylmernn(packages = "{error.name}")' if error.name else "install_pylmernn()"
+    return f"{error}: {call} can add that package."
 
 
 def _sentence(text: str) -> str:
@@ -98,12 +111,11 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     of the conditional modes are wanted too. The reply names the dropped columns of X and the order of the terms.
     """
     method = meta["method"]
-    if method not in ("auto", *LINEAR_METHODS):
-        raise ValueError(f"method is '{method}': use one of auto, {', '.join(LINEAR_METHODS)}.")
+    if method not in ("auto", *METHODS):
+        raise ValueError(f"method is '{method}': use one of auto, {', '.join(METHODS)}.")
     control = read_control(meta.get("control") or {}, meta.get("device", "auto"), meta.get("seed"))
     terms, design = read_design(meta, read)
-    if method == "auto":
-        method = choose_method(design, control)
+    method = method_for(design, method, control)
     callback = _print_progress if meta.get("progress") else None
     estimates = METHODS[method](design, meta["REML"], control, callback=callback)
     header = {
@@ -137,7 +149,33 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     arrays.update({f"u{k}": u for k, u in enumerate(estimates.u)})
     if meta.get("condVar"):
         arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})
+    if estimates.networks is not None:
+        header["networks"], kept = _send_networks(estimates.networks, design)
+        arrays.update(kept)
     return header, arrays
+
+
+def _send_networks(networks: Networks, design: Design) -> Reply:
+    """What R keeps of networks: texts that only Python reads, lines and history for people, arrays."""
+    parts = Parts()
+    state = put_networks(parts, networks)
+    shapes = {name: [list(value.shape), str(value.dtype)] for name, value in parts.arrays.items()}
+    header = {
+        "state": json.dumps(state),
+        "shapes": json.dumps(shapes),
+        "lines": network_text(networks, design),
+        "history": networks.history,
+    }
+    return header, parts.arrays
+
+
+@answer
+def network_values(meta: dict[str, Any], read: Reader) -> Reply:
+    """The networks' part of the mean of ``meta["rows"]`` new rows: the arrays R kept, then each network's inputs."""
+    shapes = json.loads(meta["shapes"])
+    arrays = {name: read.vector().astype(shapes[name][1]).reshape(shapes[name][0]) for name in meta["names"]}
+    networks = get_networks(Parts(arrays), json.loads(meta["state"]))
+    return {}, {"values": networks.values([read.matrix(meta["rows"], width) for width in meta["widths"]])}
 
 
 @answer
@@ -174,7 +212,7 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
         with ``group``, ``n_levels``, ``names``, ``covariance``, ``label`` and ``constant`` (a plain intercept: no
         columns are sent).
     read : Reader
-        y, X, weights, offset, then codes and columns of each term.
+        y, X, weights, offset, then codes and columns of each term, then the inputs of each network (``nets``).
     """
     n = meta["n"]
     y = read.vector()
@@ -182,7 +220,14 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     weights = read.vector() if meta["weights"] else None
     offset = read.vector() if meta["offset"] else None
     terms = [_read_term(term, n, read) for term in meta["terms"]]
-    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"])
+    nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
+    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"], nets)
+
+
+def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
+    names = tuple(meta["names"])
+    inputs = read.matrix(n, len(names))
+    return NetTerm(meta["label"], meta["name"], inputs, names, tuple(meta["levels"]), dict(meta["options"]))
 
 
 def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
@@ -207,12 +252,13 @@ def read_control(settings: Mapping[str, Any], device: str = "auto", seed: int | 
     defaults = {field.name: field.default for field in dataclasses.fields(Control)}
     known = {name: default for name, default in defaults.items() if isinstance(default, (int, float))}
     for name in settings:
-        if name not in known:
-            raise ValueError(f"control has no setting '{name}': it has {', '.join(known)}.")
-    chosen: dict[str, Any] = {name: type(known[name])(value) for name, value in settings.items()}
+        if name not in known and name not in TRAINING:
+            raise ValueError(f"control has no setting '{name}': it has {', '.join([*known, *TRAINING])}.")
+    chosen: dict[str, Any] = {name: type(known[name])(value) for name, value in settings.items() if name in known}
+    trained: dict[str, Any] = {name: TRAINING[name](value) for name, value in settings.items() if name in TRAINING}
     if seed is not None:
-        chosen["seed"] = seed
-    return Control(**chosen, device=device)
+        chosen["seed"] = trained["seed"] = seed
+    return Control(**chosen, device=device, training=Training(**trained))
 
 
 def _require_cuda() -> None:

@@ -18,7 +18,7 @@ install() {
     mkdir -p build/R-library
     # A fingerprint of the sources spares the ten seconds of an install that would change nothing.
     local key stamp=build/R-library/.stamp
-    key=$(cat DESCRIPTION NAMESPACE R/*.R | sha256sum)
+    key=$(find DESCRIPTION NAMESPACE R pylmernn -type f -not -path "*/__pycache__/*" -print0 | sort -z | xargs -0 cat | sha256sum)
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ] && return
     stage
     (cd build/r-source && R CMD INSTALL --no-docs --no-test-load --library="$root/build/R-library" pylmernn) \

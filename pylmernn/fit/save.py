@@ -197,7 +197,7 @@ def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
     return {
         "method": e.method, "REML": e.REML, "singular": e.singular, "converged": bool(c.converged),
         "n_evaluations": int(c.n_evaluations), "message": c.message, "seconds": c.seconds, "terms": len(e.b),
-        "networks": None if e.networks is None else _put_networks(parts, e.networks),
+        "networks": None if e.networks is None else put_networks(parts, e.networks),
     }  # fmt: skip
 
 
@@ -221,12 +221,13 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
         u=tuple(arrays[f"estimates.{k}.u"] for k in terms),
         singular=meta["singular"],
         convergence=convergence,
-        networks=None if meta["networks"] is None else _get_networks(parts, meta["networks"]),
+        networks=None if meta["networks"] is None else get_networks(parts, meta["networks"]),
         **numbers,
     )
 
 
-def _put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
+def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
+    """Keep the arrays of networks under "networks."; returns the rest as JSON-able data."""
     parts.put("networks.fitted", networks.fitted)
     parts.put("networks.numbers", np.array([networks.scale, networks.shift]))
     for i, member in enumerate(networks.members):
@@ -242,7 +243,8 @@ def _put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
     }
 
 
-def _get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
+def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
+    """Networks that :func:`put_networks` kept."""
     scale, shift = parts.arrays["networks.numbers"]
     return Networks(
         specs=tuple(_spec(spec) for spec in meta["specs"]),

@@ -37,7 +37,7 @@ test_that("formulas that make no mixed model are refused in one sentence", {
   refused(y ~ x * (1 | g), "the random term in x * (1 | g) must be added to the formula with +.")
   refused(y ~ ar1(0 + x | g), "the structure 'ar1' is not available; use us() or diag().")
   refused(y ~ diag(x | g, hom = TRUE), "write diag(x | g).")
-  refused(y ~ nn(x, z) + (1 | g), "the formula uses nn(), which lmernn() in R does not offer.")
+  refused(y ~ gp(x, z) + (1 | g), "the formula uses gp(), which lmernn() in R does not offer.")
   refused("y", "formula must be a formula, as in y ~ x + (1 | group).")
 })
 

@@ -1,0 +1,205 @@
+# Networks in the mean: nn(x1, x2, hidden = c(50, 25)) in a formula, their inputs, and what a fit keeps of them.
+
+is_network <- function(e) call_name(e) == "nn"
+
+has_network <- function(e) {
+  is_network(e) || (call_name(e) %in% c("(", "+", "-") && any(vapply(as.list(e)[-1L], has_network, NA)))
+}
+
+# The nn() calls of a right-hand side, each a list(label, name, inputs, options).
+collect_networks <- function(e) {
+  if (is_network(e)) {
+    return(list(read_network(e)))
+  }
+  if (!has_network(e)) {
+    return(NULL)
+  }
+  unlist(lapply(as.list(e)[-1L], collect_networks), recursive = FALSE)
+}
+
+read_network <- function(e) {
+  label <- deparse1(e)
+  arguments <- as.list(e)[-1L]
+  names <- names(arguments)
+  if (is.null(names)) names <- rep("", length(arguments))
+  inputs <- unname(arguments[names == ""])
+  if (length(inputs) == 0L) {
+    stop(sprintf("%s: name the columns that the network takes, nn(x1, x2), or nn(.) for all others.", label),
+         call. = FALSE)
+  }
+  options <- lapply(arguments[names != ""], function(value) {
+    tryCatch(eval(value, baseenv()), error = function(error) {
+      stop(sprintf("%s: the option '%s' must be a plain number, text, TRUE, FALSE or c(...).", label, deparse1(value)),
+           call. = FALSE)
+    })
+  })
+  name <- if (is.null(options$net)) "nn" else options$net
+  options$net <- NULL
+  list(label = label, name = name, inputs = inputs, options = options)
+}
+
+# The right-hand side without its networks (NULL where nothing is left), or with f(network call) in their place.
+replace_networks <- function(e, f = function(call) NULL) {
+  if (is_network(e)) {
+    return(f(e))
+  }
+  if (!has_network(e)) {
+    return(e)
+  }
+  parts <- lapply(as.list(e)[-1L], replace_networks, f)
+  left <- Filter(Negate(is.null), parts)
+  if (length(left) == length(parts)) {
+    return(as.call(c(e[[1L]], left)))
+  }
+  if (length(left) == 0L) NULL else left[[1L]]
+}
+
+# nn(.) written out: every column that the formula does not use elsewhere.
+expand_network_dots <- function(rhs, formula, data) {
+  replace_networks(rhs, function(call) {
+    dots <- vapply(as.list(call), identical, NA, as.name("."))
+    if (!any(dots)) {
+      return(call)
+    }
+    free <- setdiff(names(data), all.vars(formula))
+    if (length(free) == 0L) {
+      stop(sprintf("%s: no column is left for '.'; all are used elsewhere.", deparse1(call)), call. = FALSE)
+    }
+    as.call(append(as.list(call)[!dots], lapply(free, as.name), after = which(dots)[1L] - 1L))
+  })
+}
+
+# Options given once in nets = list(nn = list(hidden = c(50, 25))); those in the formula come first.
+with_options <- function(networks, nets) {
+  known <- vapply(networks, `[[`, "", "name")
+  unknown <- setdiff(names(nets), known)
+  if (length(unknown)) {
+    stop(sprintf("nets has '%s', but no network of the formula has that name: write nn(..., net = ).", unknown[1L]),
+         call. = FALSE)
+  }
+  lapply(networks, function(network) {
+    if (network$name != "nn" && is.null(nets[[network$name]])) {
+      stop(sprintf("%s: nets has no '%s'.", network$label, network$name), call. = FALSE)
+    }
+    network$options <- utils::modifyList(as.list(nets[[network$name]]), network$options)
+    network
+  })
+}
+
+check_networks <- function(networks, bars, response) {
+  groups <- vapply(bars, function(bar) deparse1(bar$group), "")
+  for (network in networks) {
+    for (name in vapply(network$inputs, deparse1, "")) {
+      if (name == response) {
+        stop(sprintf("%s: the response '%s' cannot be an input.", network$label, name), call. = FALSE)
+      }
+      if (name %in% groups) {
+        stop(sprintf("%s: '%s' is the grouping factor of a random term too; take it out of one of them.",
+                     network$label, name), call. = FALSE)
+      }
+    }
+  }
+}
+
+# The inputs of a network as a matrix: numbers as they are, factors as codes from 0.
+#
+# Returns list(values, names, levels); `levels` is one character vector for a factor, NULL for a number.
+network_inputs <- function(network, frame, levels = NULL) {
+  parts <- lapply(network$inputs, function(input) {
+    name <- deparse1(input)
+    column <- frame[[name]]
+    if (is.character(column) || is.factor(column)) {
+      known <- if (is.null(levels)) levels(factor(column)) else levels[[name]]
+      unseen <- setdiff(unique(as.character(column)), c(known, NA))
+      if (length(unseen)) {
+        stop(sprintf("the new data have level '%s' of '%s', which the network has not seen.", unseen[1L], name),
+             call. = FALSE)
+      }
+      return(list(values = matrix(match(as.character(column), known) - 1), names = name, levels = list(known)))
+    }
+    values <- matrix(as.double(column), ncol = NCOL(column))
+    names <- if (ncol(values) == 1L) name else paste0(name, seq_len(ncol(values)))
+    list(values = values, names = names, levels = rep(list(NULL), ncol(values)))
+  })
+  list(
+    values = do.call(cbind, lapply(parts, `[[`, "values")),
+    names = unlist(lapply(parts, `[[`, "names")),
+    levels = unlist(lapply(parts, `[[`, "levels"), recursive = FALSE)
+  )
+}
+
+# What rdoor.py reads of the networks: list(meta, buffers).
+send_networks <- function(networks, frame) {
+  inputs <- lapply(networks, network_inputs, frame)
+  meta <- Map(function(network, input) {
+    list(label = network$label, name = network$name, names = as_array(input$names),
+         levels = as_array(lengths(input$levels)), options = named_list(network$options))
+  }, networks, inputs)
+  buffers <- lapply(inputs, function(input) as_buffers(input$values))
+  list(meta = unname(meta), buffers = unlist(buffers, recursive = FALSE))
+}
+
+# JSON wants {} for a list without elements, and arrays for vectors that are meant to have several.
+named_list <- function(options) {
+  if (length(options) == 0L) {
+    return(structure(list(), names = character(0)))
+  }
+  if (!is.null(options$hidden)) options$hidden <- as_array(options$hidden)
+  options
+}
+
+# What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary, `history`,
+# and `inputs`, each with its expressions and levels.
+keep_networks <- function(networks, reply, frame) {
+  own <- grep("^networks\\.", names(reply$arrays), value = TRUE)
+  list(
+    state = reply$networks$state,
+    shapes = reply$networks$shapes,
+    lines = as.character(reply$networks$lines),
+    history = as.data.frame(reply$networks$history),
+    arrays = reply$arrays[own],
+    inputs = lapply(networks, function(network) {
+      levels <- lapply(network$inputs, function(input) {
+        column <- frame[[deparse1(input)]]
+        if (is.character(column) || is.factor(column)) levels(factor(column))
+      })
+      names(levels) <- vapply(network$inputs, deparse1, "")
+      c(network, list(levels = levels))
+    })
+  )
+}
+
+# The networks' part of the mean joins the offset of the model frame, where every verb finds it.
+add_to_offset <- function(frame, values) {
+  offset <- frame[["(offset)"]]
+  frame[["(offset)"]] <- if (is.null(offset)) values else offset + values
+  frame
+}
+
+# The networks' part of the mean for new data, from Python.
+network_values <- function(object, newdata) {
+  env <- environment(object$formula)
+  predvars <- attr(attr(object$frame, "terms"), "predvars")
+  names <- variable_names(attr(object$frame, "terms"))
+  inputs <- lapply(object$networks$inputs, function(network) {
+    columns <- lapply(network$inputs, function(input) {
+      at <- match(deparse1(input), names)
+      one_sentence(eval(if (is.na(at)) input else predvars[[at + 1L]], newdata, env))
+    })
+    names(columns) <- vapply(network$inputs, deparse1, "")
+    network_inputs(network, columns, network$levels)$values
+  })
+  meta <- list(
+    state = object$networks$state, shapes = object$networks$shapes, names = as_array(names(object$networks$arrays)),
+    rows = nrow(newdata), widths = as_array(vapply(inputs, ncol, 0L))
+  )
+  buffers <- c(
+    unlist(lapply(unname(object$networks$arrays), as_buffers), recursive = FALSE),
+    unlist(lapply(inputs, as_buffers), recursive = FALSE)
+  )
+  call_python("network_values", meta, buffers)$arrays$values
+}
+
+print_networks <- function(lines) {
+  if (length(lines)) cat(lines, sep = "\n")
+}
