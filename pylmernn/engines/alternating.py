@@ -10,6 +10,7 @@ rows.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,24 @@ FloatArray = NDArray[np.float64]
 Callback = Callable[[int, float], None]
 
 STEP_SHARE = 0.1  # of the training time that may go into searching theta
+DENSE_RATE, TRAINING_RATE = 3e10, 1e10  # operations a second, to guess costs by: a clock would not be repeatable
+
+
+def search_every(q_r: int, n: int, weights: int) -> int:
+    """Epochs between two searches of theta, so that they take about ``STEP_SHARE`` of the time of training.
+
+    Parameters
+    ----------
+    q_r : int
+        Random effects in the dense factor.
+    n : int
+        Rows of an epoch.
+    weights : int
+        Of the networks.
+    """
+    search = 4.0 * q_r**3 / DENSE_RATE
+    epoch = 6.0 * n * weights / TRAINING_RATE
+    return max(1, math.ceil(search / (STEP_SHARE * epoch)))
 
 
 class RandomPart:
@@ -43,27 +62,29 @@ class RandomPart:
         Of the rows to learn from.
     REML : bool
     device : str
+    weights_trained : int
+        Weights of the networks, from which the cost of an epoch is guessed.
     """
 
-    def __init__(self, design: Design, REML: bool, device: str) -> None:
+    def __init__(self, design: Design, REML: bool, device: str, weights_trained: int) -> None:
         self.design = design
         self.problem = Problem(design, REML, device)
+        self.every = search_every(self.problem.system.levels.n_columns, design.n, weights_trained)
         self._x: FloatArray | None = None
         self._elimination: Any = None
-        self._trained = self._cost = 0.0
+        self._calls = 0
         self.sigma = float("nan")
 
-    def update(self, residual: FloatArray, trained: float, force: bool = False) -> None:
-        """Solve for residuals (n,) after so many more seconds of training; search theta if that is cheap by now."""
+    def update(self, residual: FloatArray) -> None:
+        """Solve for residuals (n,); search theta in every ``every``-th call."""
         self.problem.replace_response(residual)
-        self._trained += trained
-        if self._x is None or force or self._cost <= STEP_SHARE * self._trained:
-            begun = time.perf_counter()
-            x = moment_start(self.problem.system.products, self.problem.plan.parameters) if self._x is None else self._x
-            self._x = minimize(self.problem.search, x, 1e-3, 3 if self._x is not None else 20).x
+        if self._calls % self.every == 0:
+            system, parameters = self.problem.system, self.problem.plan.parameters
+            start = moment_start(system.products, parameters) if self._x is None else self._x
+            self._x = minimize(self.problem.search, start, 1e-3, 20 if self._x is None else 3).x
             templates = self.problem.plan.templates(self.design.random, self._x)
             self._elimination = self.problem.eliminate(templates)
-            self._trained, self._cost = 0.0, time.perf_counter() - begun
+        self._calls += 1
         problem = self.problem
         at = solve(problem.system, self._elimination, problem.REML)
         self.beta = problem.working.beta0 + problem.working.transform @ at.beta
@@ -128,16 +149,15 @@ def fit(
     y = design.y if design.offset is None else design.y - design.offset
     scale = float(np.std(y))
     rng = np.random.default_rng(training.seed)
-    folds = training.folds or 0
-    fold_of = rng.permutation(design.n) % folds if folds > 1 else np.full(design.n, -1)
+    folds = max(training.folds or 0, 1)
+    fold_of = rng.permutation(design.n) % folds
     members: list[Member] = []
     f = np.empty(design.n)
-    for k in range(max(folds, 1) if folds > 1 else 1):
+    for k in range(folds):
         learn = np.flatnonzero(fold_of != k) if folds > 1 else np.arange(design.n)
         member = _train_member(design, y, scale, specs, learn, REML, control, training, training.seed + k, callback)
         members.append(member)
-        rows = fold_of == k if folds > 1 else slice(None)
-        f[rows] = member.f[rows]
+        f[fold_of == k] = member.f[fold_of == k]
         if member.interrupted:
             break
     if len(members) < folds:  # interrupted: what is there, in sample
@@ -193,9 +213,11 @@ def _train_member(
     features = [module.prepare(net.inputs) for module, net in zip(modules, design.nets, strict=True)]
     held = np.random.default_rng(seed + 1).permutation(len(learn))[: round(training.validation * len(learn))]
     check, rows = learn[held], np.delete(learn, held)
-    random = RandomPart(_some_rows(design, rows), REML, control.device)
-    trainer = Trainer(modules, features, rows, training, generator)
-    random.update(y[rows], 0.0)
+    size = sum(p.numel() for module in modules for p in module.parameters())
+    random = RandomPart(_some_rows(design, rows), REML, control.device, size)
+    weights = None if design.weights is None else torch.from_numpy(design.weights.astype(np.float32))
+    trainer = Trainer(modules, features, rows, training, generator, weights)
+    random.update(y[rows])
     f = np.zeros(design.n)
     best = (np.inf, 0, trainer.state(), f)
     history: dict[str, list[float]] = {"epoch": [], "loss": [], "validation": [], "sigma": [], "seconds": []}
@@ -207,16 +229,15 @@ def _train_member(
             loss = trainer.epoch(target) * scale**2
             if not np.isfinite(loss):
                 raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
-            trained = time.perf_counter() - begun
             f = scale * trainer.values()
-            random.update(y[rows] - f[rows], trained)
+            random.update(y[rows] - f[rows])
             error = y[check] - f[check] - random.mean(_some_rows(design, check)) if len(check) else np.zeros(0)
-            validation = float(np.mean(error**2)) if len(check) else float(-epoch)
+            validation = _mean_square(error, None if design.weights is None else design.weights[check])
             for name, value in zip(
                 history, (epoch, loss, validation, random.sigma, time.perf_counter() - begun), strict=True
             ):
                 history[name].append(float(value))
-            if validation < best[0]:
+            if validation < best[0] or not len(check):
                 best = (validation, epoch, trainer.state(), f)
             if callback is not None:
                 callback(epoch, validation)
@@ -230,6 +251,11 @@ def _train_member(
         interrupted = True
     trainer.restore(best[2])
     return Member(best[3], tuple(weights_of(m) for m in modules), history, best[1], interrupted)
+
+
+def _mean_square(error: FloatArray, weights: FloatArray | None) -> float:
+    """Weighted mean square of held-out errors; nan where no row is held out."""
+    return float(np.average(error**2, weights=weights)) if len(error) else float("nan")
 
 
 def _some_rows(design: Design, rows: NDArray[np.intp]) -> Design:

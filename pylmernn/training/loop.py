@@ -31,6 +31,8 @@ class Trainer:
         Sized settings.
     generator : torch.Generator
         Of the shuffling.
+    weights : torch.Tensor, shape (n,), optional
+        Prior weights of the rows; their mean counts as one.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Trainer:
         rows: NDArray[np.intp],
         training: Training,
         generator: torch.Generator,
+        weights: torch.Tensor | None = None,
     ) -> None:
         assert training.batch_size is not None
         assert training.epochs is not None
         self.modules, self.features, self.training, self.generator = list(modules), list(features), training, generator
         self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         self.device = features[0].device
+        self.weights = None if weights is None else weights / weights.mean()
         parameters = [p for module in modules for p in module.parameters()]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -63,6 +67,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         shuffled = [feature.index_select(0, order) for feature in self.features]
         wanted = target.index_select(0, order)
+        weights = None if self.weights is None else self.weights.index_select(0, order)
         size = self.training.batch_size
         for start in range(0, len(order), size):  # type: ignore[arg-type]
             part = slice(start, start + size)  # type: ignore[operator]
@@ -70,7 +75,8 @@ class Trainer:
             output = self.modules[0](shuffled[0][part])
             for module, feature in zip(self.modules[1:], shuffled[1:], strict=True):
                 output = output + module(feature[part])
-            loss = torch.nn.functional.mse_loss(output, wanted[part])
+            squares = (output - wanted[part]) ** 2
+            loss = squares.mean() if weights is None else (weights[part] * squares).mean()
             loss.backward()
             self.optimizer.step()
             self.schedule.step()

@@ -94,6 +94,14 @@ def test_the_seed_makes_it_repeatable(train):
     assert np.abs(one - other).max() > 0
 
 
+def test_searches_of_theta_are_rare_where_they_are_dear():
+    from pylmernn.engines.alternating import search_every
+
+    assert search_every(0, 80_000, 8_000) == 1
+    assert search_every(100, 80_000, 8_000) == 1
+    assert search_every(6_000, 80_000, 8_000) > 30
+
+
 def test_cross_fitting_does_not_understate_sigma():
     """Pure noise inputs and many weights: in-sample residuals would be too small."""
     rng = np.random.default_rng(3)
@@ -166,3 +174,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch(train):
     wild = Control(training=Training(epochs=5, folds=0, learning_rate=1e30))
     with pytest.raises(ValueError, match="not finite in epoch 1"):
         pylmernn.lmernn("y ~ nn(x, z) + (1 | g)", train, control=wild)
+
+
+def test_prior_weights_reach_the_networks():
+    """Half of the rows come from another function, with next to no weight."""
+    d = simulate(3000, seed=5)
+    other = np.arange(len(d)) % 2 == 0
+    d["y"] = np.where(other, d["y"] - 4 * d["f"], d["y"])
+    d["w"] = np.where(other, 1e-3, 1.0)
+    formula = "y ~ treat + nn(x, z, hidden = c(50, 25)) + (1 | g)"
+    weighted = pylmernn.lmernn(formula, d, weights="w", control=QUICK, seed=1)
+    plain = pylmernn.lmernn(formula, d, control=QUICK, seed=1)
+    new = simulate(1000, seed=7)
+    error = [float(np.mean((new["y"] - fit.predict(new)) ** 2)) for fit in (weighted, plain)]
+    assert error[0] < 0.5
+    assert error[1] > 1.5 * error[0]
