@@ -40,7 +40,7 @@ lint: setup
 pytest: setup
 	@echo "== pytest"
 	mkdir -p build
-	$(PY) -m pytest 2>&1 | tee build/pytest.log
+	PYLMERNN_REQUIRE_R=1 $(PY) -m pytest 2>&1 | tee build/pytest.log
 
 rcheck: setup
 	@echo "== R CMD check"
