@@ -18,8 +18,8 @@ def memory_now() -> float:
     return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
 
 
-def report(fit: Callable[[], dict[str, Any]], repeats: int) -> None:
-    """Time a fit, and print wall and CPU seconds, memory before and what it found as JSON."""
+def report(fit: Callable[[], Any], describe: Callable[[Any], dict[str, Any]], repeats: int) -> None:
+    """Time a fit, and print wall and CPU seconds, memory before and what is said of the last one as JSON."""
     before = memory_now()
     wall, cpu = [], []
     for _ in range(repeats):
@@ -27,4 +27,4 @@ def report(fit: Callable[[], dict[str, Any]], repeats: int) -> None:
         found = fit()
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - start_cpu)
-    print(json.dumps({"wall": wall, "cpu": cpu, "memory_before": before, **found}))
+    print(json.dumps({"wall": wall, "cpu": cpu, "memory_before": before, **describe(found)}))

@@ -61,4 +61,4 @@ def fit() -> dict[str, Any]:
     }
 
 
-report(fit, int(repeats))
+report(fit, dict, int(repeats))

@@ -18,8 +18,11 @@ data = read(Path(folder))
 pylmernn.lmernn("Reaction ~ Days + (Days | Subject)", pylmernn.datasets.load("sleepstudy"))  # what loads on first use
 
 
-def fit() -> dict[str, Any]:
-    model = pylmernn.lmernn(formula, data, method=method, REML=reml == "REML")
+def fit() -> pylmernn.MixedFit:
+    return pylmernn.lmernn(formula, data, method=method, REML=reml == "REML")
+
+
+def describe(model: pylmernn.MixedFit) -> dict[str, Any]:
     return {
         "objective": model.estimates.objective,
         "evaluations": model.estimates.convergence.n_evaluations,
@@ -28,4 +31,4 @@ def fit() -> dict[str, Any]:
     }
 
 
-report(fit, int(repeats))
+report(fit, describe, int(repeats))
