@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from pylmernn.engines.estimates import Estimates
 from pylmernn.fit import rtext
@@ -118,7 +118,7 @@ def likelihood_ratio_table(
         chisq = df = p = math.nan
         if before is not None:
             chisq, df = 2 * max(0.0, float(ll) - float(before)), float(ll.df - before.df)
-            p = float(chi2.sf(chisq, df)) if df > 0 else math.nan
+            p = float(chdtrc(df, chisq)) if df > 0 else math.nan
         rows.append((ll.df, ll.aic, ll.bic, float(ll), -2 * float(ll), chisq, df, p))
         before = ll
     columns = ["npar", "AIC", "BIC", "logLik", "deviance", "Chisq", "Df", "Pr(>Chisq)"]
@@ -133,7 +133,7 @@ def single_deletions(full: LogLik, reduced: dict[str, LogLik], formula: str, tes
     rows = [(math.nan, -2 * float(full) + k * full.df, math.nan, math.nan)]
     for ll in reduced.values():
         df, lrt = full.df - ll.df, 2 * (float(full) - float(ll))
-        p = float(chi2.sf(max(lrt, 0.0), df)) if df > 0 else math.nan
+        p = float(chdtrc(df, max(lrt, 0.0))) if df > 0 else math.nan
         rows.append((df, -2 * float(ll) + k * ll.df, lrt, p))
     frame = pd.DataFrame(rows, index=["<none>", *reduced], columns=["npar", "AIC", "LRT", "Pr(Chi)"])
     if test is None:
