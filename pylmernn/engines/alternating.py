@@ -105,13 +105,16 @@ class RandomPart:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One set of networks trained on some rows: f (n,) at all rows before centring, weights, history."""
+    """One set of networks trained on some rows: f (n,) at all rows before centring, weights, history.
+
+    ``stopped`` says why training ended before its time; empty where it did not.
+    """
 
     f: FloatArray
     weights: tuple[dict[str, NDArray[Any]], ...]
     history: dict[str, list[float]]
     best_epoch: int
-    interrupted: bool
+    stopped: str
 
 
 def fit(
@@ -158,7 +161,7 @@ def fit(
         member = _train_member(design, y, scale, specs, learn, REML, control, training, training.seed + k, callback)
         members.append(member)
         f[fold_of == k] = member.f[fold_of == k]
-        if member.interrupted:
+        if member.stopped:
             break
     if len(members) < folds:  # interrupted: what is there, in sample
         f = np.mean([m.f for m in members], axis=0)
@@ -175,11 +178,11 @@ def fit(
         out_of_fold=folds > 1 and len(members) == folds,
     )
     estimates = profiled.fit(with_networks(design, networks.fitted), REML, control, start)
-    if any(m.interrupted for m in members):
+    if members[-1].stopped:
         convergence = dataclasses.replace(
             estimates.convergence,
             converged=False,
-            message="training was interrupted; these are the best networks so far",
+            message=f"{members[-1].stopped}; these are the best networks so far",
         )
         estimates = dataclasses.replace(estimates, convergence=convergence)
     return dataclasses.replace(estimates, method="alternating", networks=networks)
@@ -221,7 +224,7 @@ def _train_member(
     f = np.zeros(design.n)
     best = (np.inf, 0, trainer.state(), f)
     history: dict[str, list[float]] = {"epoch": [], "loss": [], "validation": [], "sigma": [], "seconds": []}
-    interrupted = False
+    stopped = ""
     try:
         for epoch in range(1, training.epochs + 1):
             begun = time.perf_counter()
@@ -244,13 +247,13 @@ def _train_member(
             if training.patience is not None and epoch - best[1] >= training.patience:
                 break
     except KeyboardInterrupt:
-        interrupted = True
+        stopped = "training was interrupted"
     except FloatingPointError as error_:
         if best[1] == 0:
             raise ValueError(f"{error_}: scale the inputs, or lower the learning rate.") from None
-        interrupted = True
+        stopped = str(error_)
     trainer.restore(best[2])
-    return Member(best[3], tuple(weights_of(m) for m in modules), history, best[1], interrupted)
+    return Member(best[3], tuple(weights_of(m) for m in modules), history, best[1], stopped)
 
 
 def _mean_square(error: FloatArray, weights: FloatArray | None) -> float:

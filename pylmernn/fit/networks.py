@@ -53,7 +53,7 @@ def plot_history(networks: Networks, ax: Axes | None = None) -> Axes:
         ax.plot(part["epoch"], part["validation"], color="#1f6fb2", lw=1.5, label="rows held out" if first else None)
         best = part[part["epoch"] == networks.best_epoch[int(str(member))]]
         ax.plot(best["epoch"], best["validation"], "o", color="#d1602b", label="epoch kept" if first else None)
-    ax.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+    ax.set(xlabel="epoch", ylabel="mean squared error")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax

@@ -73,11 +73,6 @@ class DenseRest:
         self._M, _ = lapack.dpotri(self._M, lower=0, overwrite_c=1)
         return self._buffer[self._position]
 
-    def inverse(self) -> FloatArray:
-        """``M^-1`` (q_r, q_r), both triangles; the factor is overwritten."""
-        self._M, _ = lapack.dpotri(self._M, lower=0, overwrite_c=1)
-        return np.triu(self._M) + np.triu(self._M, 1).T
-
 
 class TorchRest:
     """M as one dense matrix on a torch device, for a GPU; the answers of :class:`DenseRest`.
@@ -197,10 +192,6 @@ class ComponentRest:
             half = np.linalg.inv(L)
             block[...] = half.transpose(0, 2, 1) @ half
         return self._values[self._position]
-
-    def inverse(self) -> FloatArray:
-        """``M^-1`` (q_r, q_r) dense."""
-        return self.solve(np.eye(self._q))
 
 
 def rest_factor(schur: SchurMap, device: str = "cpu") -> DenseRest | TorchRest | ComponentRest:
