@@ -35,9 +35,13 @@ class RandomTerm:
     column_names : tuple of str, length d
         Names of those columns, ``"(Intercept)"`` first where there is one.
     covariance : str
-        A name in the registry of :mod:`pylmernn.covariance`: ``"us"`` or ``"diag"``.
+        A name in the registry of :mod:`pylmernn.covariance`: ``"us"``, ``"diag"``, ``"gp"`` or ``"embed"``.
     label : str
         The term as the user wrote it, for messages.
+    locations : ndarray of float64, shape (q, k), or None
+        Coordinates of each level, for ``gp(lon, lat)`` and ``embed(lon, lat)``: levels are distinct locations.
+    options : dict
+        Arguments of the structure, ``{"cov": "exp_quad"}`` or ``{"dim": 100}``.
     """
 
     group: str
@@ -47,6 +51,8 @@ class RandomTerm:
     column_names: tuple[str, ...]
     covariance: str = "us"
     label: str = ""
+    locations: FloatArray | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def n_levels(self) -> int:
@@ -70,12 +76,17 @@ class NetTerm:
     name : str
         ``"nn"``, or the name of a module in ``nets=``.
     inputs : ndarray of float64, shape (n, k)
-        Numbers as they are, factors as level codes.
+        Numbers as they are, factors as level codes; a column that holds arrays gives one column an element.
     input_names : tuple of str, length k
     levels : tuple of int, length k
         Number of levels of each factor, 0 for a number.
     options : dict
         Arguments of the network: hidden, activation, dropout, ...
+    shapes : tuple of tuple of int
+        One an input of the formula: ``()`` for a number or factor, ``(t, c)`` for a column of such arrays, whose
+        elements stand in row-major order in ``inputs``. Empty where every input is a number or factor.
+    module : torch.nn.Module or None
+        The user's own network, from ``nets=``; None for one made from ``options``.
     """
 
     label: str
@@ -84,6 +95,8 @@ class NetTerm:
     input_names: tuple[str, ...]
     levels: tuple[int, ...]
     options: dict[str, Any]
+    shapes: tuple[tuple[int, ...], ...] = ()
+    module: Any = None
 
 
 @dataclass(frozen=True)
@@ -144,12 +157,14 @@ class Design:
 @dataclass(frozen=True)
 class NewTerm:
     """One random term for new rows: ``codes`` (m,) int32 with -1 for a level the fit has not seen, ``columns`` (m, d),
-    ``unseen``: the unseen level names (shortened list, for messages).
+    ``unseen``: the unseen level names (shortened list, for messages), ``locations`` (m, k): coordinates of the rows
+    where the term has locations.
     """
 
     codes: IntArray
     columns: FloatArray
     unseen: tuple[str, ...] = ()
+    locations: FloatArray | None = None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_the_seed_makes_it_repeatable(train):
 
 
 def test_searches_of_theta_are_rare_where_they_are_dear():
-    from pylmernn.engines.alternating import search_every
+    from pylmernn.engines.randompart import search_every
 
     assert search_every(0, 80_000, 8_000) == 1
     assert search_every(100, 80_000, 8_000) == 1
