@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.covariance.diagonal import Diagonal
+from pylmernn.covariance.process import Process
 from pylmernn.covariance.structure import Structure
 from pylmernn.covariance.unstructured import Unstructured
 from pylmernn.formula.design import FloatArray, RandomTerm
 
-STRUCTURES: dict[str, Structure] = {"us": Unstructured(), "diag": Diagonal()}
+STRUCTURES: dict[str, Structure] = {"us": Unstructured(), "diag": Diagonal(), "gp": Process()}
 
 
 def structure(name: str) -> Structure:

@@ -94,7 +94,7 @@ def cross_products(R: FloatArray, groups: Sequence[GroupRows], weights: FloatArr
         RR=R.T @ WR,
         ZR=tuple(_group_by_columns(group, WR) for group in groups),
         ZZ=tuple(_group_by_itself(group, weights) for group in groups),
-        cross={(k, m): _group_by_group(groups[k], groups[m], weights) for k, m in pairs},
+        cross={(k, m): group_by_group(groups[k], groups[m], weights) for k, m in pairs},
     )
 
 
@@ -110,7 +110,7 @@ def response_products(
         The last column times the weights.
     groups : sequence of GroupRows
     """
-    sums = [np.stack([_sum_by_level(g.codes, _product(z, weighted), g.n_levels) for z in g.columns]) for g in groups]
+    sums = [np.stack([sum_by_level(g.codes, _product(z, weighted), g.n_levels) for z in g.columns]) for g in groups]
     return R.T @ weighted, sums
 
 
@@ -125,7 +125,8 @@ def _product(*factors: FloatArray | None) -> FloatArray | None:
     return product
 
 
-def _sum_by_level(codes: IntArray, values: FloatArray | None, q: int) -> FloatArray:
+def sum_by_level(codes: IntArray, values: FloatArray | None, q: int) -> FloatArray:
+    """Sums (q,) of the values (n,) of each level; counts where there are no values."""
     return np.bincount(codes, weights=values, minlength=q).astype(np.float64, copy=False)
 
 
@@ -133,7 +134,7 @@ def _group_by_columns(group: GroupRows, WR: FloatArray) -> FloatArray:
     out = np.empty((group.width, WR.shape[1], group.n_levels))
     for s, z in enumerate(group.columns):
         for j in range(WR.shape[1]):
-            out[s, j] = _sum_by_level(group.codes, _product(z, WR[:, j]), group.n_levels)
+            out[s, j] = sum_by_level(group.codes, _product(z, WR[:, j]), group.n_levels)
     return out
 
 
@@ -143,11 +144,11 @@ def _group_by_itself(group: GroupRows, weights: FloatArray | None) -> FloatArray
     for s in range(d):
         for t in range(s, d):
             product = _product(group.columns[s], group.columns[t], weights)
-            out[s, t] = out[t, s] = _sum_by_level(group.codes, product, q)
+            out[s, t] = out[t, s] = sum_by_level(group.codes, product, q)
     return out
 
 
-def _group_by_group(first: GroupRows, second: GroupRows, weights: FloatArray | None) -> sp.csr_array:
+def group_by_group(first: GroupRows, second: GroupRows, weights: FloatArray | None) -> sp.csr_array:
     """``Z_second' Z_first`` as CSR; explicit zeros are kept, so the pattern depends on the codes alone."""
     n = len(first.codes)
     shape = (second.n_levels * second.width, first.n_levels * first.width)
