@@ -31,12 +31,13 @@ Callback = Callable[[int, float], None]
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One set of networks trained on some rows: f (n,) at all rows before centring, weights, history.
+    """One set of networks: f (n,) at all rows before centring, the rows it learnt from, weights, history.
 
     ``stopped`` says why training ended before its time; empty where it did not.
     """
 
     f: FloatArray
+    learned: NDArray[np.bool_]
     weights: tuple[dict[str, NDArray[Any]], ...]
     history: dict[str, list[float]]
     best_epoch: int
@@ -102,6 +103,7 @@ def fit(
         history=_joined([m.history for m in members]),
         best_epoch=tuple(m.best_epoch for m in members),
         out_of_fold=folds > 1 and len(members) == folds,
+        learned=np.array([m.learned for m in members]),
     )
     estimates = profiled.fit(with_networks(design, networks.fitted), REML, control, start)
     if members[-1].stopped:
@@ -179,7 +181,9 @@ def _train_member(
             raise ValueError(f"{error_}: scale the inputs, or lower the learning rate.") from None
         stopped = str(error_)
     trainer.restore(best[2])
-    return Member(best[3], tuple(weights_of(m) for m in modules), history, best[1], stopped)
+    learned = np.zeros(design.n, dtype=bool)
+    learned[rows] = True
+    return Member(best[3], learned, tuple(weights_of(m) for m in modules), history, best[1], stopped)
 
 
 def _mean_square(error: FloatArray, weights: FloatArray | None) -> float:

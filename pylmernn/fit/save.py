@@ -230,6 +230,8 @@ def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
     """Keep the arrays of networks under "networks."; returns the rest as JSON-able data."""
     parts.put("networks.fitted", networks.fitted)
     parts.put("networks.numbers", np.array([networks.scale, networks.shift]))
+    if networks.learned is not None:
+        parts.put("networks.learned", np.packbits(networks.learned, axis=1))
     for i, member in enumerate(networks.members):
         for k, weights in enumerate(member):
             for name, value in weights.items():
@@ -246,6 +248,7 @@ def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
 def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
     """Networks that :func:`put_networks` kept."""
     scale, shift = parts.arrays["networks.numbers"]
+    fitted, learned = parts.arrays["networks.fitted"], parts.arrays.get("networks.learned")
     return Networks(
         specs=tuple(_spec(spec) for spec in meta["specs"]),
         members=tuple(
@@ -254,10 +257,11 @@ def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
         ),
         scale=float(scale),
         shift=float(shift),
-        fitted=parts.arrays["networks.fitted"],
+        fitted=fitted,
         history=meta["history"],
         best_epoch=tuple(meta["best_epoch"]),
         out_of_fold=meta["out_of_fold"],
+        learned=None if learned is None else np.unpackbits(learned, axis=1, count=len(fitted)).astype(bool),
     )
 
 

@@ -58,6 +58,8 @@ class Networks:
         epoch, loss, validation, sigma, seconds; one entry an epoch and member.
     best_epoch : tuple of int, one a member
     out_of_fold : bool
+    learned : ndarray of bool, shape (members, n), or None
+        Which rows each member has learnt from; at the others its values are out of sample. None where unknown.
     """
 
     specs: tuple[NetSpec, ...]
@@ -68,6 +70,7 @@ class Networks:
     history: dict[str, list[float]]
     best_epoch: tuple[int, ...]
     out_of_fold: bool
+    learned: NDArray[np.bool_] | None = None
 
     @property
     def n_parameters(self) -> list[int]:
