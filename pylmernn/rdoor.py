@@ -47,10 +47,13 @@ class Reader:
     ----------
     buffers : sequence of bytes-like
         Doubles, or int32 for codes, as R's ``writeBin`` writes them.
+    modules : mapping of str to torch.nn.Module or callable, optional
+        The user's own networks by name.
     """
 
-    def __init__(self, buffers: Sequence[bytearray]) -> None:
+    def __init__(self, buffers: Sequence[bytearray], modules: Mapping[str, Any] | None = None) -> None:
         self._buffers = iter(buffers)
+        self.modules = dict(modules or {})
 
     def vector(self) -> FloatArray:
         """The next buffer as doubles; a view, not a copy."""
@@ -69,13 +72,13 @@ class Reader:
         return np.frombuffer(next(self._buffers), dtype=np.int32)
 
 
-def answer(half: Half) -> Callable[[str, Sequence[bytearray]], list[Any]]:
+def answer(half: Half) -> Callable[..., list[Any]]:
     """Wrap a function on decoded arrays as one that R can call with text and bytes."""
 
     @functools.wraps(half)
-    def call(meta: str, buffers: Sequence[bytearray]) -> list[Any]:
+    def call(meta: str, buffers: Sequence[bytearray], modules: Mapping[str, Any] | None = None) -> list[Any]:
         try:
-            header, arrays = half(json.loads(meta), Reader(buffers))
+            header, arrays = half(json.loads(meta), Reader(buffers, modules))
         except DesignError as error:
             return [json.dumps({"error": str(error)})]
         except MemoryError as error:
@@ -225,9 +228,18 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
 
 
 def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
+    """One network; ``shapes`` says which of its columns are the elements of a matrix column, ``[[], [8]]``."""
     names = tuple(meta["names"])
-    inputs = read.matrix(n, len(names))
-    return NetTerm(meta["label"], meta["name"], inputs, names, tuple(meta["levels"]), dict(meta["options"]))
+    return NetTerm(
+        label=meta["label"],
+        name=meta["name"],
+        inputs=read.matrix(n, len(names)),
+        input_names=names,
+        levels=tuple(meta["levels"]),
+        options=dict(meta["options"]),
+        shapes=tuple(tuple(shape) for shape in meta.get("shapes") or ()),
+        module=read.modules.get(meta["name"]),
+    )
 
 
 def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
