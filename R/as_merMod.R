@@ -20,6 +20,10 @@ as_merMod <- function(fit) {
   if (!is.null(fit$networks)) {
     stop("lme4 has no networks: as_merMod() takes fits without nn().", call. = FALSE)
   }
+  other <- intersect(vapply(fit$bars, `[[`, "", "covariance"), location_terms)
+  if (length(other)) {
+    stop(sprintf("lme4 has no %s(): as_merMod() takes fits without such terms.", other[1L]), call. = FALSE)
+  }
   parsed <- parse_formula(lme4_formula(fit$formula))
   frame <- lme4_frame(fit, parsed)
   bars <- lapply(parsed$bars, function(bar) call("|", bar$columns, bar$group))

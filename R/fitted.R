@@ -94,12 +94,15 @@ formula.merModNN <- function(x, fixed.only = FALSE, random.only = FALSE, ...) {
   }
   if (random.only) {
     bars <- unlist(lapply(collect_bars(result[[3L]]), expand_bar), recursive = FALSE)
-    written <- lapply(bars, function(bar) {
-      call(if (bar$covariance == "us") "(" else bar$covariance, call("|", bar$columns, bar$group))
-    })
-    result[[3L]] <- Reduce(function(a, b) call("+", a, b), written)
+    result[[3L]] <- Reduce(function(a, b) call("+", a, b), lapply(bars, written_bar))
   }
   result
+}
+
+# A random term as it stands in a formula.
+written_bar <- function(bar) {
+  inside <- if (is_located(bar)) as.list(bar$group)[-1L] else list(call("|", bar$columns, bar$group))
+  as.call(c(as.name(if (bar$covariance == "us") "(" else bar$covariance), inside, bar$options))
 }
 
 #' @rdname parts

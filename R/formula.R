@@ -1,8 +1,7 @@
 # Reading lme4's formula language: which part is fixed, which bars there are, what each bar expands to.
 
-covariance_wrappers <- c("us", "diag")
-later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron", "embed")
-later_terms <- c("gp", "embed") # terms of their own, not yet offered in R
+covariance_wrappers <- c("us", "diag", "embed")
+later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron")
 
 # One formula taken apart.
 #
@@ -16,10 +15,6 @@ parse_formula <- function(formula, data = NULL, nets = NULL) {
   whole <- formula
   rhs <- replace_networks(formula[[3L]])
   if (is.null(rhs)) rhs <- 1
-  later <- intersect(all_calls(rhs), later_terms)
-  if (length(later)) {
-    stop(sprintf("the formula uses %s(), which lmernn() in R does not offer.", later[1L]), call. = FALSE)
-  }
   written <- collect_bars(rhs)
   if (length(written) == 0L) {
     stop("the formula has no random term: add one, as in (1 | group), or use lm().", call. = FALSE)
@@ -57,13 +52,12 @@ check_formula <- function(formula) {
   formula
 }
 
-# One random term: `columns` and `group` are expressions, `label` is for messages.
-new_bar <- function(columns, group, covariance, label) {
-  list(columns = columns, group = group, covariance = covariance, label = label)
+# One random term: `columns` and `group` are expressions, `label` is for messages, `options` are those of the structure,
+# `coordinates` are expressions where the levels are locations.
+new_bar <- function(columns, group, written) {
+  list(columns = columns, group = group, covariance = written$covariance, label = written$label,
+       options = written$options, coordinates = written$coordinates)
 }
-
-# Names of all functions that an expression calls.
-all_calls <- function(e) setdiff(all.names(e, functions = TRUE), all.vars(e))
 
 call_name <- function(e) if (is.call(e) && is.name(e[[1L]])) as.character(e[[1L]]) else ""
 
@@ -74,9 +68,9 @@ strip_parentheses <- function(e) {
   e
 }
 
-# A bar, alone or inside a covariance structure such as diag(x | g).
+# A bar, alone or inside a covariance structure such as diag(x | g), or a term over locations.
 is_random <- function(e) {
-  is_bar(e) || (call_name(e) %in% c(covariance_wrappers, later_wrappers) && length(e) > 1L &&
+  is_bar(e) || is_location_term(e) || (call_name(e) %in% c(covariance_wrappers, later_wrappers) && length(e) > 1L &&
                   is_bar(strip_parentheses(e[[2L]])))
 }
 
@@ -88,7 +82,8 @@ has_random <- function(e) {
   is_random(e) || (call_name(e) %in% operators && any(vapply(as.list(e)[-1L], has_random, NA)))
 }
 
-# The bars of a right-hand side as written, each a list(columns, group, double, covariance, label).
+# The random terms of a right-hand side as written, each a list(columns, group, double, covariance, label, options,
+# coordinates).
 collect_bars <- function(e) {
   if (!has_random(e)) {
     return(NULL)
@@ -104,14 +99,20 @@ collect_bars <- function(e) {
 }
 
 read_random <- function(e) {
+  if (is_location_term(e)) {
+    return(read_location_term(e))
+  }
   label <- deparse1(e)
   covariance <- "us"
+  options <- list()
   if (!is_bar(e)) {
     covariance <- call_name(e)
     if (!covariance %in% covariance_wrappers) {
       stop(sprintf("%s: the structure '%s' is not available; use us() or diag().", label, covariance), call. = FALSE)
     }
-    if (length(e) > 2L) {
+    if (covariance == "embed") {
+      options <- split_arguments(e, label)$options
+    } else if (length(e) > 2L) {
       stop(sprintf("%s: options of '%s' are not available; write %s(%s).", label, covariance, covariance,
                    deparse1(e[[2L]])), call. = FALSE)
     }
@@ -123,15 +124,18 @@ read_random <- function(e) {
     stop(sprintf("the random term %s has no grouping factor: name one right of the bar.", label), call. = FALSE)
   }
   list(columns = e[[2L]], group = e[[3L]], double = is_bar(e) && call_name(e) == "||", covariance = covariance,
-       label = label)
+       label = label, options = options)
 }
 
 # `||` and `/` as lme4 expands them: columns first, then the grouping factors, innermost first.
 expand_bar <- function(bar) {
+  if (is_located(bar)) {
+    return(list(new_bar(bar$columns, bar$group, bar)))
+  }
   columns <- if (bar$double) split_columns(bar$columns) else list(bar$columns)
   groups <- expand_group(bar$group)
   unlist(lapply(columns, function(column) {
-    lapply(groups, function(group) new_bar(column, group, bar$covariance, bar$label))
+    lapply(groups, function(group) new_bar(column, group, bar))
   }), recursive = FALSE)
 }
 
@@ -196,6 +200,9 @@ plain_bar <- function(e) if (is_bar(e)) e else strip_parentheses(e[[2L]])
 
 bars_as_sums <- function(rhs) {
   map_random(rhs, function(e) {
+    if (is_location_term(e)) {
+      return(Reduce(function(a, b) call("+", a, b), read_location_term(e)$coordinates))
+    }
     bar <- plain_bar(e)
     call("+", bar[[2L]], bar[[3L]])
   })

@@ -196,7 +196,7 @@ matrix_part <- function(formula, frame, contrasts = NULL) {
 # The columns of a bar; `matrix` is NULL for a plain intercept, which every row shares.
 bar_part <- function(bar, frame) {
   if (identical(bar$columns, 1)) {
-    return(list(terms = NULL, matrix = NULL, names = "(Intercept)"))
+    return(list(terms = NULL, matrix = NULL, names = if (bar$covariance == "gp") bar$options$cov else "(Intercept)"))
   }
   part <- matrix_part(one_sided(bar$columns, environment(attr(frame, "terms"))), frame)
   part$names <- colnames(part$matrix)

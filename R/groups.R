@@ -23,6 +23,15 @@ group_factor <- function(group, frame) {
   structure(made$codes, levels = made$levels, class = "factor")
 }
 
+# The grouping factor of a term; attribute "locations" (levels x k) where its levels are locations.
+levels_of_term <- function(bar, frame) {
+  if (!is_located(bar)) {
+    return(group_factor(bar$group, frame))
+  }
+  made <- distinct_locations(coordinates_in(bar, frame))
+  structure(made$codes, levels = made$levels, class = "factor", locations = made$locations)
+}
+
 # An expression of the right side of a bar, such as interaction(a, b), that is no column of the frame itself.
 evaluate_group <- function(part, data) {
   tryCatch(
@@ -73,7 +82,7 @@ integer_levels <- function(x) {
 }
 
 # The interaction of two factors: levels "a:b", the first factor slowest, only combinations that occur.
-cross_levels <- function(a, b) {
+cross_levels <- function(a, b, sep = ":") {
   width <- length(b$levels)
   cell <- (a$codes - 1) * width + b$codes
   cells <- sort(unique(cell))
@@ -81,7 +90,7 @@ cross_levels <- function(a, b) {
   second <- cells - (first - 1) * width
   list(
     codes = match(cell, cells),
-    levels = make.unique(paste(a$levels[first], b$levels[second], sep = ":"))
+    levels = make.unique(paste(a$levels[first], b$levels[second], sep = sep))
   )
 }
 

@@ -89,9 +89,14 @@ model_parts <- function(parsed, frame, contrasts) {
   })
   made <- list()
   groups <- lapply(bars, function(bar) {
-    if (is.null(made[[bar$label_group]])) made[[bar$label_group]] <<- group_factor(bar$group, frame)
+    if (is.null(made[[bar$label_group]])) made[[bar$label_group]] <<- levels_of_term(bar, frame)
     made[[bar$label_group]]
   })
+  bars <- Map(function(bar, group) {
+    bar$locations <- attr(group, "locations")
+    bar
+  }, bars, groups)
+  groups <- lapply(groups, structure, locations = NULL)
   list(
     formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = response_of(frame), X = X,
     groups = groups, columns = columns, networks = parsed$networks
@@ -105,14 +110,19 @@ send_design <- function(model) {
   terms <- lapply(seq_along(model$bars), function(k) {
     bar <- model$bars[[k]]
     list(group = bar$label_group, n_levels = nlevels(model$groups[[k]]), names = as_array(bar$names),
-         covariance = bar$covariance, label = bar$label, constant = is.null(model$columns[[k]]))
+         covariance = bar$covariance, label = bar$label, constant = is.null(model$columns[[k]]),
+         options = named_list(bar$options), locations = if (is_located(bar)) ncol(bar$locations) else 0L)
   })
   meta <- list(
     n = length(model$y), response = names(model$frame)[1L], fixed_names = as_array(as.character(colnames(model$X))),
     weights = !is.null(weights), offset = !is.null(offset), terms = terms
   )
   of_terms <- lapply(seq_along(model$bars), function(k) {
-    c(as_buffers(as.integer(model$groups[[k]]) - 1L), if (!is.null(model$columns[[k]])) as_buffers(model$columns[[k]]))
+    c(
+      as_buffers(as.integer(model$groups[[k]]) - 1L),
+      if (!is.null(model$columns[[k]])) as_buffers(model$columns[[k]]),
+      if (is_located(model$bars[[k]])) as_buffers(model$bars[[k]]$locations)
+    )
   })
   networks <- send_networks(model$networks, model$frame)
   meta$nets <- networks$meta

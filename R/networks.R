@@ -19,23 +19,15 @@ collect_networks <- function(e) {
 
 read_network <- function(e) {
   label <- deparse1(e)
-  arguments <- as.list(e)[-1L]
-  names <- names(arguments)
-  if (is.null(names)) names <- rep("", length(arguments))
-  inputs <- unname(arguments[names == ""])
-  if (length(inputs) == 0L) {
+  arguments <- split_arguments(e, label)
+  if (length(arguments$inputs) == 0L) {
     stop(sprintf("%s: name the columns that the network takes, nn(x1, x2), or nn(.) for all others.", label),
          call. = FALSE)
   }
-  options <- lapply(arguments[names != ""], function(value) {
-    tryCatch(eval(value, baseenv()), error = function(error) {
-      stop(sprintf("%s: the option '%s' must be a plain number, text, TRUE, FALSE or c(...).", label, deparse1(value)),
-           call. = FALSE)
-    })
-  })
+  options <- arguments$options
   name <- if (is.null(options$net)) "nn" else options$net
   options$net <- NULL
-  list(label = label, name = name, inputs = inputs, options = options)
+  list(label = label, name = name, inputs = lapply(arguments$inputs, as_variable), options = options)
 }
 
 # The right-hand side without its networks (NULL where nothing is left), or with f(network call) in their place.
@@ -178,14 +170,8 @@ add_to_offset <- function(frame, values) {
 
 # The networks' part of the mean for new data, from Python.
 network_values <- function(object, newdata) {
-  env <- environment(object$formula)
-  predvars <- attr(attr(object$frame, "terms"), "predvars")
-  names <- variable_names(attr(object$frame, "terms"))
   inputs <- lapply(object$networks$inputs, function(network) {
-    columns <- lapply(network$inputs, function(input) {
-      at <- match(deparse1(input), names)
-      one_sentence(eval(if (is.na(at)) input else predvars[[at + 1L]], newdata, env))
-    })
+    columns <- lapply(network$inputs, evaluate_variable, object, newdata)
     names(columns) <- vapply(network$inputs, deparse1, "")
     network_inputs(network, columns, network$levels)$values
   })

@@ -102,7 +102,7 @@ keep_columns <- function(object, X) {
 term_columns <- function(object, k, frame = object$frame) {
   part <- object$bars[[k]]$part
   if (is.null(part$terms)) {
-    return(matrix(1, nrow(frame), 1L, dimnames = list(NULL, "(Intercept)")))
+    return(matrix(1, nrow(frame), 1L, dimnames = list(NULL, object$bars[[k]]$names)))
   }
   stats::model.matrix(part$terms, frame, contrasts.arg = part$contrasts)
 }
@@ -122,17 +122,26 @@ model_of <- function(object, y = NULL) {
   )
 }
 
-# Lambda of each term, d x d lower triangular: theta fills it column by column, or its diagonal for diag().
-templates <- function(object, theta = object$theta) {
-  position <- 0L
-  lapply(object$bars, function(bar) {
+# Lambda of each term, d x d lower triangular: theta fills it column by column, or its diagonal for diag(). For gp() it
+# is the relative standard deviation.
+templates <- function(object) {
+  lapply(seq_len(n_terms(object)), function(k) {
+    bar <- object$bars[[k]]
     d <- length(bar$names)
     at <- theta_positions(bar)
     Lambda <- matrix(0, d, d)
-    Lambda[at] <- theta[position + seq_len(nrow(at))]
-    position <<- position + nrow(at)
+    Lambda[at] <- theta_of(object, k)[seq_len(nrow(at))]
     Lambda
   })
+}
+
+# How many theta a term has: gp() has a length-scale after its relative standard deviation.
+n_theta <- function(bar) nrow(theta_positions(bar)) + (bar$covariance == "gp")
+
+# Theta of term k.
+theta_of <- function(object, k) {
+  ends <- cumsum(vapply(object$bars, n_theta, 0L))
+  object$theta[seq.int(to = ends[k], length.out = n_theta(object$bars[[k]]))]
 }
 
 # Rows and columns of Lambda that theta fills.
@@ -148,6 +157,6 @@ theta_positions <- function(bar) {
 theta_on_diagonal <- function(object) {
   unlist(lapply(object$bars, function(bar) {
     at <- theta_positions(bar)
-    at[, 1L] == at[, 2L]
+    c(at[, 1L] == at[, 2L], if (bar$covariance == "gp") FALSE)
   }))
 }

@@ -87,7 +87,7 @@ included_columns <- function(object, re.form) {
 include_bar <- function(object, bar, include) {
   group <- group_label(bar$group)
   terms <- which(names(object$cnms) == group)
-  names <- bar_part(bar, object$frame[1:2, , drop = FALSE])$names
+  names <- if (is_located(bar)) unlist(object$cnms[terms]) else bar_part(bar, object$frame[1:2, , drop = FALSE])$names
   missing <- setdiff(names, unlist(object$cnms[terms]))
   if (length(terms) == 0L || length(missing)) {
     stop(sprintf("re.form asks for %s, which is not among the random effects of the fit.", bar$label), call. = FALSE)
@@ -96,13 +96,17 @@ include_bar <- function(object, bar, include) {
   include
 }
 
-# What a prediction is made from: X, offset, codes and columns of each term, names of the rows, na.action for padding.
+# What a prediction is made from: X, offset, codes and columns of each term, locations (NULL where a term has none),
+# names of the rows, na.action for padding.
 old_rows <- function(object) {
   offset <- stats::model.offset(object$frame)
   list(
     X = fixed_matrix(object),
     offset = if (is.null(offset)) 0 else offset,
     codes = lapply(unname(term_factors(object)), as.integer),
+    locations = lapply(seq_len(n_terms(object)), function(k) {
+      object$bars[[k]]$locations[as.integer(term_factors(object)[[k]]), , drop = FALSE]
+    }),
     columns = lapply(seq_len(n_terms(object)), function(k) term_columns(object, k)),
     names = row.names(object$frame),
     na.action = attr(object$frame, "na.action")
@@ -123,20 +127,52 @@ new_rows <- function(object, newdata, include, fixed, allow.new.levels, na.actio
     rows$offset <- new_offset(object, kept$data)
     if (!is.null(object$networks)) rows$offset <- rows$offset + network_values(object, kept$data)
   }
-  m <- nrow(kept$data)
-  rows$codes <- rows$columns <- vector("list", n_terms(object))
-  for (k in seq_len(n_terms(object))) {
-    bar <- object$bars[[k]]
-    if (any(include[[k]])) {
-      rows$codes[[k]] <- seen_codes(object, k, kept$data, allow.new.levels)
-      plain <- is.null(bar$part$terms)
-      rows$columns[[k]] <- if (plain) matrix(1, m, 1L) else one_sentence(matrix_for(bar$part, kept$data))
-    } else {
-      rows$codes[[k]] <- rep(1L, m)
-      rows$columns[[k]] <- matrix(0, m, length(bar$names))
-    }
-  }
+  of_terms <- lapply(seq_len(n_terms(object)), function(k) {
+    if (any(include[[k]])) term_rows(object, k, kept$data, allow.new.levels) else unused_term_rows(object, k, kept$data)
+  })
+  for (part in c("codes", "columns", "locations")) rows[[part]] <- lapply(of_terms, `[[`, part)
   rows
+}
+
+# Codes, columns and locations of term k for new data.
+term_rows <- function(object, k, newdata, allow.new.levels) {
+  bar <- object$bars[[k]]
+  places <- if (is_located(bar)) new_coordinates(object, bar, newdata)
+  list(
+    codes = if (is_located(bar)) known_locations(bar, places) else seen_codes(object, k, newdata, allow.new.levels),
+    columns = if (is.null(bar$part$terms)) {
+      matrix(1, nrow(newdata), 1L)
+    } else {
+      one_sentence(matrix_for(bar$part, newdata))
+    },
+    locations = places
+  )
+}
+
+# The same for a term that is left out of a prediction: any level, and columns of zeros.
+unused_term_rows <- function(object, k, newdata) {
+  bar <- object$bars[[k]]
+  first <- rep(1L, nrow(newdata))
+  list(
+    codes = first,
+    columns = matrix(0, length(first), length(bar$names)),
+    locations = bar$locations[first, , drop = FALSE]
+  )
+}
+
+# The coordinates of new data (m x k), by the expressions of a term.
+new_coordinates <- function(object, bar, newdata) {
+  columns <- lapply(bar$coordinates, evaluate_variable, object, newdata)
+  names(columns) <- vapply(bar$coordinates, deparse1, "")
+  coordinates_in(bar, columns)
+}
+
+# A variable of the model frame for new data, with the centre and basis that scale() or poly() had in the fit.
+evaluate_variable <- function(expression, object, newdata) {
+  whole <- attr(object$frame, "terms")
+  at <- match(deparse1(expression), variable_names(whole))
+  if (!is.na(at)) expression <- attr(whole, "predvars")[[at + 1L]]
+  one_sentence(eval(expression, newdata, environment(object$formula)))
 }
 
 # Runs code that may fail with base R's message and passes on that message alone.
@@ -147,7 +183,8 @@ prediction_parts <- function(object, include, fixed) {
   pieces <- if (fixed) list(stats::delete.response(object$fixed$terms)[[2L]]) else list()
   if (fixed) pieces <- c(pieces, unlist(lapply(object$networks$inputs, `[[`, "inputs"), recursive = FALSE))
   for (k in which(vapply(include, any, NA))) {
-    pieces <- c(pieces, list(object$bars[[k]]$columns), group_parts(object$bars[[k]]$group))
+    bar <- object$bars[[k]]
+    pieces <- c(pieces, list(bar$columns), if (is_located(bar)) bar$coordinates else group_parts(bar$group))
   }
   if (length(pieces) == 0L) pieces <- list(1)
   list(variables = one_sided(Reduce(function(a, b) call("+", a, b), pieces)))
@@ -199,6 +236,10 @@ predicted <- function(object, rows, include) {
     known <- which(codes > 0L)
     part <- ifelse(is.na(codes), NA_real_, 0)
     part[known] <- modes_at(object, k, codes[known], function() rows$columns[[k]][known, , drop = FALSE], include[[k]])
+    elsewhere <- which(codes == 0L)
+    if (is_located(object$bars[[k]]) && length(elsewhere)) {
+      part[elsewhere] <- field_at(object, k, rows$locations[[k]][elsewhere, , drop = FALSE])
+    }
     total <- total + part
   }
   total
@@ -219,9 +260,10 @@ standard_errors <- function(object, rows, include) {
   sent <- send_design(model_of(object))
   meta <- c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, rows = length(whole),
                             include = as_array(vapply(include, any, NA))))
-  of_terms <- Map(function(z, codes) {
-    c(as_buffers(codes[whole] - 1L), as_buffers(z[whole, , drop = FALSE]))
-  }, columns, rows$codes)
+  of_terms <- Map(function(z, codes, places) {
+    c(as_buffers(codes[whole] - 1L), as_buffers(z[whole, , drop = FALSE]),
+      if (!is.null(places)) as_buffers(places[whole, , drop = FALSE]))
+  }, columns, rows$codes, rows$locations)
   buffers <- c(sent$buffers, as_buffers(object$theta), if (ncol(X)) as_buffers(X[whole, , drop = FALSE]),
                unlist(unname(of_terms), recursive = FALSE))
   answer[whole] <- sqrt(pmax(call_python("prediction_variance", meta, buffers)$arrays$variance, 0))

@@ -8,9 +8,9 @@ so that R can stop with that sentence and without a traceback.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,13 +31,23 @@ from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 Reply = tuple[dict[str, Any], dict[str, FloatArray]]
-#: settings of the training that ``control`` takes, and their types
-TRAINING: dict[str, type] = {
-    "epochs": int, "batch_size": int, "learning_rate": float, "weight_decay": float, "validation": float,
-    "patience": int, "folds": int,
-}  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
 Half = Callable[[dict[str, Any], "Reader"], Reply]
+
+
+def _plain_settings(settings: type) -> dict[str, type]:
+    """The fields of a class of settings that are a number, a text or a truth value (or None), and which of these."""
+    out = {}
+    for name, hint in typing.get_type_hints(settings).items():
+        kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind in (int, float, str, bool)]
+        if kinds:
+            out[name] = kinds[0]
+    return out
+
+
+#: settings that ``control`` takes, and their types; the seed and the device are arguments of their own
+ENGINE = {name: kind for name, kind in _plain_settings(Control).items() if name not in ("seed", "device")}
+TRAINING = {name: kind for name, kind in _plain_settings(Training).items() if name != "seed"}
 
 
 class Reader:
@@ -194,15 +204,21 @@ def prediction_variance(meta: dict[str, Any], read: Reader) -> Reply:
     """Variance of predictions for ``meta["rows"]`` new rows.
 
     After the buffers of the design and theta come X of the new rows and, for each term in the fit's order, its codes
-    (-1: unseen level) and columns.
+    (-1: unseen level), columns and, where its levels are locations, coordinates.
     """
     _, design = read_design(meta, read)
     estimates = _known_estimates(meta, read)
     m = meta["rows"]
     X = read.matrix(m, design.p)
-    terms = tuple(NewTerm(codes=read.integers(), columns=read.matrix(m, term.width)) for term in design.random)
+    terms = tuple(_read_new_term(term, m, read) for term in design.random)
     rows = NewRows(X=X, offset=np.zeros(m), random=terms)
     return {}, {"variance": _prediction_variance(design, estimates, rows, tuple(meta["include"]))}
+
+
+def _read_new_term(term: RandomTerm, m: int, read: Reader) -> NewTerm:
+    codes, columns = read.integers(), read.matrix(m, term.width)
+    places = None if term.locations is None else np.ascontiguousarray(read.matrix(m, term.locations.shape[1]))
+    return NewTerm(codes=codes, columns=columns, locations=places)
 
 
 def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm], Design]:
@@ -212,10 +228,11 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     ----------
     meta : mapping
         ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
-        with ``group``, ``n_levels``, ``names``, ``covariance``, ``label`` and ``constant`` (a plain intercept: no
-        columns are sent).
+        with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
+        are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none).
     read : Reader
-        y, X, weights, offset, then codes and columns of each term, then the inputs of each network (``nets``).
+        y, X, weights, offset, then codes, columns and locations of each term, then the inputs of each network
+        (``nets``).
     """
     n = meta["n"]
     y = read.vector()
@@ -243,15 +260,17 @@ def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
 
 
 def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
-    codes = read.integers()
+    q, k = meta["n_levels"], meta.get("locations") or 0
     return RandomTerm(
         group=meta["group"],
-        codes=codes,
-        levels=np.arange(meta["n_levels"]),  # their names stay in R
+        codes=read.integers(),
+        levels=np.arange(q),  # their names stay in R
         columns=np.ones((n, 1)) if meta["constant"] else read.matrix(n, len(meta["names"])),
         column_names=tuple(meta["names"]),
         covariance=meta["covariance"],
         label=meta["label"],
+        locations=np.ascontiguousarray(read.matrix(q, k)) if k else None,
+        options=dict(meta.get("options") or {}),
     )
 
 
@@ -261,16 +280,23 @@ def read_control(settings: Mapping[str, Any], device: str = "auto", seed: int | 
         raise ValueError(f"device is '{device}': use one of {', '.join(DEVICES)}.")
     if device == "cuda":
         _require_cuda()
-    defaults = {field.name: field.default for field in dataclasses.fields(Control)}
-    known = {name: default for name, default in defaults.items() if isinstance(default, (int, float))}
     for name in settings:
-        if name not in known and name not in TRAINING:
-            raise ValueError(f"control has no setting '{name}': it has {', '.join([*known, *TRAINING])}.")
-    chosen: dict[str, Any] = {name: type(known[name])(value) for name, value in settings.items() if name in known}
-    trained: dict[str, Any] = {name: TRAINING[name](value) for name, value in settings.items() if name in TRAINING}
+        if name not in ENGINE and name not in TRAINING:
+            raise ValueError(f"control has no setting '{name}': it has {', '.join([*ENGINE, *TRAINING])}.")
+    chosen = {name: _setting(name, kind, settings[name]) for name, kind in ENGINE.items() if name in settings}
+    trained = {name: _setting(name, kind, settings[name]) for name, kind in TRAINING.items() if name in settings}
     if seed is not None:
         chosen["seed"] = trained["seed"] = seed
     return Control(**chosen, device=device, training=Training(**trained))
+
+
+def _setting(name: str, kind: type, value: Any) -> Any:
+    """One setting in its own type; R sends whole numbers as doubles."""
+    texts = isinstance(value, str) == (kind is str)
+    if not texts or not isinstance(value, (int, float, str)) or (kind is int and value != int(value)):
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "TRUE or FALSE"}[kind]
+        raise ValueError(f"control: {name} is {value!r} but must be {wanted}.")
+    return kind(value)
 
 
 def _require_cuda() -> None:
