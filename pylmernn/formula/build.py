@@ -226,7 +226,7 @@ def _response(env: Evaluator, formula: Formula) -> Value:
 def _check_finite(name: str, value: Value, what: str) -> None:
     if isinstance(value, Factor) or np.isfinite(value.values.sum()):
         return
-    bad = np.isinf(value.values) if value.values.ndim == 1 else np.isinf(value.values).any(axis=1)
+    bad = np.isinf(value.values.reshape(len(value), -1)).any(axis=1)
     if bad.any():
         first = int(np.argmax(bad)) + 1
         raise DesignError(

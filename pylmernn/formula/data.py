@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pylmernn.formula.design import DesignError
@@ -53,7 +54,12 @@ def _from_mapping(data: Mapping[Any, Any]) -> pd.DataFrame:
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"'{name}' {length}" for name, length in list(lengths.items())[:5])
         raise DesignError(f"the columns of data differ in length: {shown}.")
-    return pd.DataFrame(dict(data))
+    return pd.DataFrame({name: _rows(column) for name, column in data.items()})
+
+
+def _rows(column: Any) -> Any:
+    """An array with two or more axes as a list of the arrays of each row."""
+    return list(np.asarray(column)) if getattr(column, "ndim", 1) > 1 else column
 
 
 def column(data: pd.DataFrame, name: str) -> pd.Series:

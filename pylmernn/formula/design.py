@@ -85,7 +85,7 @@ class NetTerm:
     shapes : tuple of tuple of int
         One an input of the formula: ``()`` for a number or factor, ``(t, c)`` for a column of such arrays, whose
         elements stand in row-major order in ``inputs``. Empty where every input is a number or factor.
-    module : torch.nn.Module or None
+    module : torch.nn.Module, callable that returns one, or None
         The user's own network, from ``nets=``; None for one made from ``options``.
     """
 

@@ -180,11 +180,12 @@ def as_list(value: Result) -> list[Any]:
 
 
 def _numbers(value: Result, node: Node, where: Node) -> FloatArray | float:
-    if isinstance(value, Numeric):
+    if isinstance(value, Numeric) and not value.array:
         return value.values
     if isinstance(value, (int, float)):
         return value
     what = "a factor" if isinstance(value, Factor) else "a list" if isinstance(value, list) else "no number"
+    what = "a column of arrays" if isinstance(value, Numeric) else what
     raise DesignError(f"'{deparse(node)}' is {what}, but '{deparse(where)}' needs numbers.")
 
 

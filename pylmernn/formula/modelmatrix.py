@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pylmernn.formula.contrasts import Contrast, coding, full_coding
-from pylmernn.formula.design import FloatArray
+from pylmernn.formula.design import DesignError, FloatArray
 from pylmernn.formula.terms import Terms, members
 from pylmernn.formula.values import Numeric, Value, logical_factor
 
@@ -104,6 +104,8 @@ def _piece(name: str, value: Value, full: bool, contrast: Contrast | None) -> _P
 def _numeric_piece(name: str, value: Numeric) -> _Piece:
     if value.values.ndim == 1:
         return _Piece(value.values[:, None], (name,))
+    if value.values.ndim > 2:
+        raise DesignError(f"'{name}' holds arrays of shape {value.values.shape[1:]}, which only nn() takes.")
     k = value.values.shape[1]
     if k == 1:
         return _Piece(value.values, (name,))

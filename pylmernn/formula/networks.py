@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pylmernn.formula.design import DesignError, NetTerm
+from pylmernn.formula.design import DesignError, FloatArray, NetTerm
 from pylmernn.formula.formula import Formula, parse
 from pylmernn.formula.nodes import (
     Argument,
@@ -39,16 +39,26 @@ class NetCall:
         The expressions of its columns, by their text.
     options : dict
         The other arguments, as Python values.
+    module : torch.nn.Module, callable that returns one, or None
+        The user's own network.
     """
 
     label: str
     name: str
     inputs: dict[str, Node]
     options: dict[str, Any]
+    module: Any = None
 
 
 def read_networks(formula: Formula, nets: Mapping[str, Any] | None = None) -> tuple[NetCall, ...]:
-    """The networks of a formula; ``nets`` holds further options by name, which those in the formula override.
+    """The networks of a formula.
+
+    Parameters
+    ----------
+    formula : Formula
+    nets : mapping, optional
+        By name, options (a mapping; those in the formula override them), a torch module, or a callable that returns
+        one.
 
     Raises
     ------
@@ -65,14 +75,17 @@ def read_networks(formula: Formula, nets: Mapping[str, Any] | None = None) -> tu
     out = []
     for call in calls:
         more = given.get(call.name, {})
-        if not isinstance(more, Mapping):
-            raise DesignError(
-                f"nets['{call.name}'] is a {type(more).__name__}: this version takes options such as "
-                "dict(hidden=(100, 50)), not modules."
-            )
         if call.name != "nn" and call.name not in given:
             raise DesignError(f"{call.label}: nets has no '{call.name}'.")
-        out.append(NetCall(call.label, call.name, call.inputs, {**more, **call.options}))
+        if isinstance(more, Mapping):
+            out.append(replace(call, options={**more, **call.options}))
+        elif callable(more):  # torch is not imported here: modules are callable too
+            out.append(replace(call, module=more))
+        else:
+            raise DesignError(
+                f"nets['{call.name}'] is a {type(more).__name__}: give options such as dict(hidden=(100, 50)), a torch "
+                "module, or a function that returns one."
+            )
     return tuple(out)
 
 
@@ -93,21 +106,39 @@ def expand_dots(formula: Formula, columns: Sequence[str], taken: Sequence[str | 
 
 
 def net_term(call: NetCall, values: Mapping[str, Value]) -> NetTerm:
-    """The inputs of a network as one array; a matrix such as ``poly(x, 2)`` gives several columns."""
-    columns, names, levels = [], [], []
+    """The inputs of a network as one array.
+
+    A matrix such as ``poly(x, 2)`` gives several numbers; a column of arrays gives its elements in row-major order, and
+    one entry of ``shapes``.
+    """
+    columns: list[FloatArray] = []
+    names: list[str] = []
+    levels: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     for name in call.inputs:
         value = values[name]
         if isinstance(value, Factor):
             columns.append(value.codes.astype(np.float64)[:, None])
             names.append(name)
             levels.append(len(value.levels))
+            shapes.append(())
             continue
         matrix = value.values.reshape(len(value), -1)
         columns.append(matrix)
         suffixes = value.names or tuple(str(j + 1) for j in range(matrix.shape[1]))
         names += [name] if matrix.shape[1] == 1 else [name + suffix for suffix in suffixes]
         levels += [0] * matrix.shape[1]
-    return NetTerm(call.label, call.name, np.hstack(columns), tuple(names), tuple(levels), call.options)
+        shapes += [value.values.shape[1:]] if value.array else [()] * matrix.shape[1]
+    return NetTerm(
+        label=call.label,
+        name=call.name,
+        inputs=np.hstack(columns),
+        input_names=tuple(names),
+        levels=tuple(levels),
+        options=call.options,
+        shapes=tuple(shapes) if any(shapes) else (),
+        module=call.module,
+    )
 
 
 def check_inputs(calls: Sequence[NetCall], formula: Formula) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,8 @@ def record(value: Value) -> dict[str, Any]:
     """What new data must look like, as JSON-able data."""
     if isinstance(value, Factor):
         return {"kind": "factor", "levels": [str(level) for level in value.levels], "ordered": value.ordered}
+    if value.array:
+        return {"kind": "array", "shape": list(value.values.shape[1:])}
     return {"kind": "logical" if value.logical else "numeric"}
 
 
@@ -50,8 +52,24 @@ def like_fit(name: str, value: Value, record: Mapping[str, Any]) -> Value:
                 f"its levels are {', '.join(record['levels'][:10])}."
             )
         return replace(value, codes=codes, levels=np.array(record["levels"], dtype=str), ordered=record["ordered"])
+    if record["kind"] == "array":
+        return _like_arrays(name, value, record["shape"])
     if isinstance(value, Factor):
         if not (value.codes >= 0).any():
             return Numeric(np.full(len(value), np.nan), logical=record["kind"] == "logical")
         raise DesignError(f"'{name}' was numeric in the fit, but is text or a factor in the new data.")
+    if value.array:
+        raise DesignError(f"'{name}' was numeric in the fit, but holds arrays in the new data.")
     return replace(value, logical=record["kind"] == "logical")
+
+
+def _like_arrays(name: str, value: Value, shape: Sequence[int]) -> Numeric:
+    """Arrays of the shape of the fit; rows without any are missing."""
+    if isinstance(value, Numeric) and value.array and value.values.shape[1:] == tuple(shape):
+        return value
+    missing = value.missing()
+    if missing is not None and missing.all():
+        return Numeric(np.full((len(value), *shape), np.nan), array=True)
+    arrays = isinstance(value, Numeric) and value.array
+    found = f"arrays of shape {value.values.shape[1:]}" if isinstance(value, Numeric) and arrays else "no arrays"
+    raise DesignError(f"'{name}' held arrays of shape {tuple(shape)} in the fit, but {found} in the new data.")

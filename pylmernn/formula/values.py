@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.contrasts import Contrast
 from pylmernn.formula.design import DesignError, FloatArray, IntArray
 
@@ -20,17 +21,20 @@ class Numeric:
 
     Attributes
     ----------
-    values : ndarray of float64, shape (n,) or (n, k)
+    values : ndarray of float64, shape (n,), (n, k) or, for arrays, (n, *shape)
         NaN where missing.
     logical : bool
         TRUE and FALSE as 1 and 0; in a model matrix a factor with the levels FALSE and TRUE.
     names : tuple of k str, optional
         Suffixes of the columns of a matrix.
+    array : bool
+        A column of the data that holds one array a row; a row with a missing element counts as missing.
     """
 
     values: FloatArray
     logical: bool = False
     names: tuple[str, ...] | None = None
+    array: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -39,7 +43,7 @@ class Numeric:
         """Rows with a missing value, or None where there is none."""
         if np.isfinite(self.values.sum()):  # one pass; the rare overflow only costs a second look
             return None
-        mask = np.isnan(self.values) if self.values.ndim == 1 else np.isnan(self.values).any(axis=1)
+        mask = np.isnan(self.values.reshape(len(self), -1)).any(axis=1)
         return np.asarray(mask) if mask.any() else None
 
     def take(self, rows: NDArray[np.intp]) -> Numeric:
@@ -108,9 +112,12 @@ def read_column(series: pd.Series, name: str) -> Value:
     """The values of one column: numbers as float64, booleans as logical, anything else as a factor.
 
     Strings become a factor with sorted levels. The sort is by code point ("B" before "a"), which does not depend on
-    the locale; R sorts by the locale of its session. Categoricals keep the order of their categories.
+    the locale; R sorts by the locale of its session. Categoricals keep the order of their categories. Arrays of one
+    shape are stacked.
     """
     kind = series.dtype
+    if holds_arrays(series):
+        return Numeric(stack_arrays(series, name), array=True)
     if isinstance(kind, pd.CategoricalDtype):
         return _categorical(series)
     if pd.api.types.is_bool_dtype(kind):
@@ -140,6 +147,8 @@ def read_factor(series: pd.Series) -> Factor:
     Integers stay exact, and whole floating numbers are named like integers ("2", not "2.0").
     """
     kind = series.dtype
+    if holds_arrays(series):
+        raise DesignError(f"column '{series.name}' holds arrays: it cannot be a factor.")
     if isinstance(kind, pd.CategoricalDtype):
         return _categorical(series).drop_unused()
     if pd.api.types.is_bool_dtype(kind):
