@@ -105,14 +105,15 @@ install_pylmernn <- function(envname = "r-pylmernn", python = NULL, packages = N
   invisible(reticulate::virtualenv_python(envname))
 }
 
-# Calls a function of rdoor.py: `meta` goes as JSON, `buffers` is a list of raw vectors.
+# Calls a function of rdoor.py: `meta` goes as JSON, `buffers` is a list of raw vectors, `modules` a named list of torch
+# modules or NULL.
 #
 # Returns the reply's header with the element `arrays`, a named list of double vectors.
-call_python <- function(name, meta, buffers) {
+call_python <- function(name, meta, buffers, modules = NULL) {
   module <- python_half()
   text <- jsonlite::toJSON(meta, auto_unbox = TRUE, digits = NA, null = "null")
   reply <- tryCatch(
-    reticulate::py_to_r(module[[name]](as.character(text), buffers)),
+    reticulate::py_to_r(module[[name]](as.character(text), buffers, modules)),
     error = function(e) stop("Python failed: ", one_line(conditionMessage(e)), call. = FALSE)
   )
   if (is.character(reply)) reply <- list(reply)

@@ -11,6 +11,7 @@ build_frame <- function(parsed, data, call, caller) {
   if (is.null(env)) env <- caller
   data <- check_data(data)
   check_variables(parsed$frame, data, env)
+  check_dimensions(parsed$frame, data)
   extra <- lapply(call[intersect(c("subset", "weights", "offset"), names(call))], evaluate_extra, data, env, caller)
   for (name in names(extra)) check_extra(extra[[name]], name, data, parsed$frame, env)
   frame_call <- as.call(c(
@@ -83,6 +84,16 @@ check_variables <- function(formula, data, env) {
     if (is.null(value) || is.function(value)) { # a column 't' that is missing must not become base::t
       columns <- if (length(names(data))) paste0(": the columns are ", abbreviate_list(names(data))) else ""
       stop(sprintf("the formula uses '%s', which is not a column of the data%s.", name, columns), call. = FALSE)
+    }
+  }
+}
+
+# model.frame() takes an array of three dimensions for one long vector.
+check_dimensions <- function(formula, data) {
+  for (name in intersect(all.vars(formula), names(data))) {
+    if (length(dim(data[[name]])) > 2L) {
+      stop(sprintf("the column '%s' has %d dimensions: make it a matrix with one row for each row of the data.", name,
+                   length(dim(data[[name]]))), call. = FALSE)
     }
   }
 }

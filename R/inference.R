@@ -209,8 +209,9 @@ variance_labels <- function(object, old) {
   }
   labels <- unlist(Map(function(bar, group) {
     at <- theta_positions(bar)
-    ifelse(at[, 1L] == at[, 2L], paste0("sd_", bar$names[at[, 1L]], "|", group),
-           paste0("cor_", bar$names[at[, 1L]], ".", bar$names[at[, 2L]], "|", group))
+    c(ifelse(at[, 1L] == at[, 2L], paste0("sd_", bar$names[at[, 1L]], "|", group),
+             paste0("cor_", bar$names[at[, 1L]], ".", bar$names[at[, 2L]], "|", group)),
+      if (bar$covariance == "gp") paste0("lscale|", group))
   }, object$bars, names(object$cnms)), use.names = FALSE)
   c(labels, "sigma")
 }

@@ -141,7 +141,7 @@ estimate <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings, list(condVar = length(model$y) <= rows_for_stored_variances))
   if (length(settings$control) == 0L) meta$control <- NULL
-  new_fit(model, settings, call_python("fit", meta, sent$buffers))
+  new_fit(model, settings, call_python("fit", meta, sent$buffers, own_modules(model$networks)))
 }
 
 report_fit <- function(fit) {

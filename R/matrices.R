@@ -59,12 +59,15 @@ theta_labels <- function(object) {
     at <- theta_positions(bar)
     row <- bar$names[at[, 1L]]
     column <- bar$names[at[, 2L]]
-    paste0(group, ".", row, ifelse(at[, 1L] == at[, 2L], "", paste0(".", column)))
+    c(paste0(group, ".", row, ifelse(at[, 1L] == at[, 2L], "", paste0(".", column))),
+      if (bar$covariance == "gp") paste0(group, ".lscale"))
   }, object$bars, names(object$cnms)), use.names = FALSE)
 }
 
 bar_labels <- function(object) {
-  vapply(object$bars, function(bar) deparse1(call("|", bar$columns, bar$group)), "")
+  vapply(object$bars, function(bar) {
+    deparse1(if (is_located(bar)) bar$group else call("|", bar$columns, bar$group))
+  }, "")
 }
 
 # Columns of term k as model.matrix() has them, names of rows and `assign` included.
@@ -101,8 +104,7 @@ native_parts <- function() {
     u = function(object) unlist(lapply(object$u, as.vector)),
     Gp = term_starts,
     Tp = function(object) {
-      c(beg__ = 0L, stats::setNames(cumsum(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L)),
-                                  names(object$cnms)))
+      c(beg__ = 0L, stats::setNames(cumsum(vapply(object$bars, n_theta, 0L)), names(object$cnms)))
     },
     Lambda = function(object) Matrix::t(lambda_transposed(object)),
     Lambdat = lambda_transposed,
@@ -130,9 +132,7 @@ native_parts <- function() {
     l_i = function(object) vapply(object$flist, nlevels, 0L),
     q_i = function(object) stats::setNames(lengths(object$b), bar_labels(object)),
     k = n_terms,
-    m_i = function(object) {
-      stats::setNames(vapply(object$bars, function(bar) nrow(theta_positions(bar)), 0L), bar_labels(object))
-    },
+    m_i = function(object) stats::setNames(vapply(object$bars, n_theta, 0L), bar_labels(object)),
     m = function(object) length(object$theta)
   )
 }

@@ -61,7 +61,8 @@ expand_network_dots <- function(rhs, formula, data) {
   })
 }
 
-# Options given once in nets = list(nn = list(hidden = c(50, 25))); those in the formula come first.
+# What nets says of each network by name: options, list(nn = list(hidden = c(50, 25))), of which those in the formula come
+# first, or the user's own torch module, a Python object.
 with_options <- function(networks, nets) {
   known <- vapply(networks, `[[`, "", "name")
   unknown <- setdiff(names(nets), known)
@@ -73,9 +74,25 @@ with_options <- function(networks, nets) {
     if (network$name != "nn" && is.null(nets[[network$name]])) {
       stop(sprintf("%s: nets has no '%s'.", network$label, network$name), call. = FALSE)
     }
-    network$options <- utils::modifyList(as.list(nets[[network$name]]), network$options)
+    given <- nets[[network$name]]
+    if (inherits(given, "python.builtin.object")) {
+      network$module <- given
+    } else if (is.null(given) || is.list(given)) {
+      network$options <- utils::modifyList(as.list(given), network$options)
+    } else {
+      stop(sprintf("nets: '%s' is of class '%s': give a list of options such as list(hidden = c(50, 25)), or a torch %s",
+                   network$name, class(given)[1L], "module made through reticulate."), call. = FALSE)
+    }
     network
   })
+}
+
+# The user's own modules by name; NULL where there are none.
+own_modules <- function(networks) {
+  modules <- lapply(networks, `[[`, "module")
+  names(modules) <- vapply(networks, `[[`, "", "name")
+  modules <- Filter(Negate(is.null), modules)
+  if (length(modules)) modules
 }
 
 check_networks <- function(networks, bars, response) {
@@ -95,7 +112,8 @@ check_networks <- function(networks, bars, response) {
 
 # The inputs of a network as a matrix: numbers as they are, factors as codes from 0.
 #
-# Returns list(values, names, levels); `levels` is one character vector for a factor, NULL for a number.
+# Returns list(values, names, levels, shapes): `levels` is one character vector for a factor, NULL for a number; `shapes`
+# has one element for each input, the length of its rows where it is a matrix among the data, else nothing.
 network_inputs <- function(network, frame, levels = NULL) {
   parts <- lapply(network$inputs, function(input) {
     name <- deparse1(input)
@@ -107,25 +125,36 @@ network_inputs <- function(network, frame, levels = NULL) {
         stop(sprintf("the new data have level '%s' of '%s', which the network has not seen.", unseen[1L], name),
              call. = FALSE)
       }
-      return(list(values = matrix(match(as.character(column), known) - 1), names = name, levels = list(known)))
+      return(list(values = matrix(match(as.character(column), known) - 1), names = name, levels = list(known),
+                  shapes = list(integer(0))))
+    }
+    if (is.null(column)) {
+      stop(sprintf("%s: '%s' is not among the data.", network$label, name), call. = FALSE)
     }
     values <- matrix(as.double(column), ncol = NCOL(column))
     names <- if (ncol(values) == 1L) name else paste0(name, seq_len(ncol(values)))
-    list(values = values, names = names, levels = rep(list(NULL), ncol(values)))
+    whole <- is.matrix(column) && holds_arrays(input)
+    list(values = values, names = names, levels = rep(list(NULL), ncol(values)),
+         shapes = if (whole) list(ncol(column)) else rep(list(integer(0)), ncol(values)))
   })
   list(
     values = do.call(cbind, lapply(parts, `[[`, "values")),
     names = unlist(lapply(parts, `[[`, "names")),
-    levels = unlist(lapply(parts, `[[`, "levels"), recursive = FALSE)
+    levels = unlist(lapply(parts, `[[`, "levels"), recursive = FALSE),
+    shapes = unlist(lapply(parts, `[[`, "shapes"), recursive = FALSE)
   )
 }
+
+# A matrix that is a column of the data holds one array a row; poly(x, 2) is several numbers.
+holds_arrays <- function(input) is.name(input) || (call_name(input) == "I" && is.name(input[[2L]]))
 
 # What rdoor.py reads of the networks: list(meta, buffers).
 send_networks <- function(networks, frame) {
   inputs <- lapply(networks, network_inputs, frame)
   meta <- Map(function(network, input) {
     list(label = network$label, name = network$name, names = as_array(input$names),
-         levels = as_array(lengths(input$levels)), options = named_list(network$options))
+         levels = as_array(lengths(input$levels)), options = named_list(network$options),
+         shapes = if (any(lengths(input$shapes))) lapply(input$shapes, as_array))
   }, networks, inputs)
   buffers <- lapply(inputs, function(input) as_buffers(input$values))
   list(meta = unname(meta), buffers = unlist(buffers, recursive = FALSE))

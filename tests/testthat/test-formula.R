@@ -37,7 +37,11 @@ test_that("formulas that make no mixed model are refused in one sentence", {
   refused(y ~ x * (1 | g), "the random term in x * (1 | g) must be added to the formula with +.")
   refused(y ~ ar1(0 + x | g), "the structure 'ar1' is not available; use us() or diag().")
   refused(y ~ diag(x | g, hom = TRUE), "write diag(x | g).")
-  refused(y ~ gp(x, z) + (1 | g), "the formula uses gp(), which lmernn() in R does not offer.")
+  refused(y ~ x * gp(lon, lat), "the random term in x * gp(lon, lat) must be added to the formula with +.")
+  refused(y ~ gp(cov = "exponential"), "name the coordinates, as in gp(lon, lat).")
+  refused(y ~ gp(lon, lat, cov = "cubic"), "cov must be one of exp_quad, matern32, matern52, exponential.")
+  refused(y ~ gp(lon, lat, k = 3), "gp() has no option 'k'; it has cov.")
+  refused(y ~ gp(lon, cov = unknown), "the option 'unknown' must be a plain number, text, TRUE, FALSE or c(...).")
   refused("y", "formula must be a formula, as in y ~ x + (1 | group).")
 })
 
