@@ -25,7 +25,8 @@
 #' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
 #'   CUDA where there is one and the factor is large.
 #' @param seed A whole number for the random vectors of the iterative method and the training of networks.
-#' @param progress Whether to print each evaluation.
+#' @param progress Whether to show a progress bar of epochs or evaluations. Ctrl-C (or Esc) during the training of networks
+#'   ends it: the fit then has the best networks so far, and a warning says so.
 #' @param ... Nothing: an unknown argument is an error.
 #'
 #' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs
@@ -155,7 +156,7 @@ report_fit <- function(fit) {
   }
   if (!fit$convergence$converged) {
     warning(sprintf("the fit has not converged (%s): the largest gradient is %.2g after %d evaluations.",
-                    fit$convergence$message, max(abs(fit$convergence$gradient)), fit$convergence$n_evaluations),
+                    fit$convergence$message, max(0, abs(fit$convergence$gradient)), fit$convergence$n_evaluations),
             call. = FALSE)
   }
   if (fit$scales_differ) {

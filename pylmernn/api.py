@@ -115,7 +115,7 @@ def lmernn(
     )
     report_design(design)
     method = method_for(design, method, control)
-    with _progress_bar(progress, method) as callback:
+    with progress_bar(progress, method) as callback:
         estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
         "formula": formula, "data": data, "REML": REML, "weights": weights, "offset": offset, "subset": subset,
@@ -228,8 +228,8 @@ def _require_cuda() -> None:
 
 
 @contextlib.contextmanager
-def _progress_bar(show: bool, method: str) -> Iterator[Callable[[int, float], None] | None]:
-    """A callback that moves a bar; None where no bar is wanted."""
+def progress_bar(show: bool, method: str) -> Iterator[Callable[[int, float], None] | None]:
+    """A callback that moves a bar on the standard error stream; None where no bar is wanted."""
     if not show:
         yield None
         return

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.api import method_for, scales_differ
+from pylmernn.api import method_for, progress_bar, scales_differ
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.methods import METHODS
@@ -129,8 +129,8 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     control = read_control(meta.get("control") or {}, meta.get("device", "auto"), meta.get("seed"))
     terms, design = read_design(meta, read)
     method = method_for(design, method, control)
-    callback = _print_progress if meta.get("progress") else None
-    estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+    with progress_bar(bool(meta.get("progress")), method) as callback:
+        estimates = METHODS[method](design, meta["REML"], control, callback=callback)
     header = {
         "scales_differ": scales_differ(design),
         "method": estimates.method,
@@ -304,10 +304,6 @@ def _require_cuda() -> None:
 
     if not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no CUDA device: use 'cpu' or 'auto'.")
-
-
-def _print_progress(evaluation: int, objective: float) -> None:
-    print(f"evaluation {evaluation}: {objective:.4f}", flush=True)
 
 
 def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:
