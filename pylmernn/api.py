@@ -49,7 +49,9 @@ def lmernn(
     formula : str
         lme4's grammar, ``"y ~ x + (x | g)"``, and networks of columns, ``"y ~ x + nn(z1, z2) + (1 | g)"``; ``nn(.)``
         takes every column not used elsewhere. Arguments of ``nn``: hidden=c(100, 50, 25, 12), activation="silu",
-        dropout=0, normalization="none", embedding=0.
+        dropout=0, normalization="none", embedding=0, standardize=TRUE; or net="name", see ``nets``. A column may hold
+        one array a row, all of one shape (a 2-D or 3-D array in a dict, a pandas column of arrays, a polars list): a
+        network from these arguments takes its elements as numbers.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True
@@ -66,7 +68,14 @@ def lmernn(
     contrasts : dict, optional
         Contrasts by variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix.
     nets : dict, optional
-        Options of networks by name, ``{"nn": {"hidden": (20, 10)}}``; those in the formula come first.
+        By name, options, ``{"nn": {"hidden": (20, 10)}}`` (those in the formula come first), or a network of your own
+        for ``nn(x, net="tower")``: ``{"tower": module}``. A torch module is copied for every fold, never changed, and
+        its layers start from new weights by ``seed`` where they have ``reset_parameters()`` (frozen ones keep theirs);
+        a class or function without arguments that returns a module is called for every fold, its weights kept.
+        Its ``forward`` receives m rows: where every input is a number, one float32 tensor (m, k); else one tensor
+        an input in the order of the formula: numbers (m,), factors as level codes (m,) in int64, arrays (m, *shape).
+        Numbers are standardised, arrays by one centre and scale, or one for each entry of the last axis (the
+        channels) where they have two axes or more. It returns (m,) or (m, 1).
     method : {"auto", "profiled", "iterative", "alternating"}
         "profiled" is exact; "iterative" is for crossed factors with too many levels for that; "alternating" trains
         networks; "auto" chooses.
@@ -129,12 +138,15 @@ def lmernn(
     return MixedFit(design, estimates, frame, call)
 
 
-def load(path: str | os.PathLike[str]) -> MixedFit:
+def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> MixedFit:
     """Read a fit that :meth:`MixedFit.save` wrote; no code of the file is run.
 
     Parameters
     ----------
     path : path
+    nets : dict, optional
+        Your own torch modules by name, as :func:`lmernn` took them. The file holds their weights, but not their code:
+        without them everything works but what needs the networks at new rows, such as ``predict(newdata)``.
 
     Returns
     -------
@@ -143,11 +155,11 @@ def load(path: str | os.PathLike[str]) -> MixedFit:
     Raises
     ------
     DesignError
-        Where the file is not a saved fit.
+        Where the file is not a saved fit, or a module does not fit the saved weights.
     """
     from pylmernn.fit import save
 
-    return save.load(path)
+    return save.load(path, nets)
 
 
 def _check_options(method: str, control: Control | None, device: str, seed: int | None) -> Control | None:

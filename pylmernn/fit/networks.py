@@ -31,7 +31,13 @@ def network_text(networks: Networks, design: Design) -> list[str]:
 
 def _shape(spec: NetSpec) -> str:
     factors = sum(q > 0 for q in spec.levels)
-    inputs = f"{len(spec.levels)} inputs" + (f" ({factors} embedded)" if factors else "")
+    inputs = f"{len(spec.blocks)} input{'s' if len(spec.blocks) > 1 else ''}"
+    arrays = [f"{block.name} {block.shape}" for block in spec.blocks if block.shape]
+    if arrays:
+        inputs += f" (arrays: {', '.join(arrays)})"
+    if spec.class_name:
+        return f"{inputs}, module {spec.class_name}"
+    inputs += f" ({factors} embedded)" if factors else ""
     layers = "-".join(str(h) for h in spec.options["hidden"])
     return f"{inputs}, hidden layers {layers}, {spec.options['activation']}"
 

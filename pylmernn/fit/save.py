@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ import pandas as pd
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.formula import ModelFrame
+from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
-from pylmernn.mean.networks import NetSpec, Networks
+from pylmernn.mean.networks import NetSpec, Networks, with_modules
 from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
@@ -79,17 +81,19 @@ def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str]) -> MixedFit:
+def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> MixedFit:
     """Read a fit that :func:`save` wrote.
 
     Parameters
     ----------
     path : path
+    nets : mapping, optional
+        The user's own modules by name; a file holds their weights, but not their code.
 
     Raises
     ------
     DesignError
-        Where the file is not a saved fit, or one of a later version.
+        Where the file is not a saved fit, or one of a later version; for modules that its weights do not fit.
     FileNotFoundError
     """
     from safetensors import SafetensorError, safe_open
@@ -111,13 +115,28 @@ def load(path: str | os.PathLike[str]) -> MixedFit:
     meta = json.loads(header["fit"])
     frame = ModelFrame.from_dict(meta["frame"], _get_table(parts, meta["table"]))
     call = {**meta["call"], "data": None, "control": _control(meta["call"]["control"])}
-    return MixedFit(_get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"]), frame, call)
+    design, estimates = _get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"])
+    if nets:
+        design, estimates = _put_back(design, estimates, nets)
+        call["nets"] = {**(call.get("nets") or {}), **nets}
+    return MixedFit(design, estimates, frame, call)
+
+
+def _put_back(design: Design, estimates: Estimates, nets: Mapping[str, Any]) -> tuple[Design, Estimates]:
+    """A fit with the user's modules."""
+    if estimates.networks is None:
+        raise DesignError("the saved fit has no networks: read it without nets=.")
+    networks = with_modules(estimates.networks, nets)
+    terms = tuple(dataclasses.replace(net, module=nets.get(net.name)) for net in design.nets)
+    return dataclasses.replace(design, nets=terms), dataclasses.replace(estimates, networks=networks)
 
 
 def _call_state(fit: MixedFit) -> dict[str, Any]:
     """The arguments that are plain text or numbers; arrays are in the design."""
     control = fit.call.get("control")
-    state = {k: v for k, v in fit.call.items() if v is None or isinstance(v, (str, bool, int, float))}
+    state: dict[str, Any] = {k: v for k, v in fit.call.items() if v is None or isinstance(v, (str, bool, int, float))}
+    options = {k: v for k, v in (fit.call.get("nets") or {}).items() if isinstance(v, Mapping)}
+    state["nets"] = {name: dict(given) for name, given in options.items()} or None
     return {**state, "data_name": fit._header.data, "control": None if control is None else dataclasses.asdict(control)}
 
 
@@ -134,24 +153,32 @@ def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
         parts.put(f"design.{k}.codes", term.codes)
         parts.put(f"design.{k}.columns", term.columns)
         parts.put_json(f"design.{k}.levels", [str(level) for level in term.levels])
+        parts.put(f"design.{k}.locations", term.locations)
     return {
         "fixed_names": design.fixed_names,
         "dropped": design.dropped,
         "dropped_at": [int(j) for j in design.dropped_at],
         "response": design.response,
-        "random": [[t.group, t.column_names, t.covariance, t.label] for t in design.random],
+        "random": [[t.group, t.column_names, t.covariance, t.label, t.options] for t in design.random],
         "nets": [_put_net(parts, k, net) for k, net in enumerate(design.nets)],
     }
 
 
 def _put_net(parts: Parts, k: int, net: NetTerm) -> dict[str, Any]:
     parts.put(f"design.net.{k}", net.inputs)
-    return {name: getattr(net, name) for name in ("label", "name", "input_names", "levels", "options")}
+    return {name: getattr(net, name) for name in ("label", "name", "input_names", "levels", "options", "shapes")}
 
 
 def _get_net(parts: Parts, k: int, meta: dict[str, Any]) -> NetTerm:
-    names, levels = tuple(meta["input_names"]), tuple(meta["levels"])
-    return NetTerm(meta["label"], meta["name"], parts.arrays[f"design.net.{k}"], names, levels, meta["options"])
+    return NetTerm(
+        label=meta["label"],
+        name=meta["name"],
+        inputs=parts.arrays[f"design.net.{k}"],
+        input_names=tuple(meta["input_names"]),
+        levels=tuple(meta["levels"]),
+        options=meta["options"],
+        shapes=tuple(tuple(shape) for shape in meta["shapes"]),
+    )
 
 
 def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
@@ -165,8 +192,10 @@ def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
             column_names=tuple(names),
             covariance=covariance,
             label=label,
+            locations=arrays.get(f"design.{k}.locations"),
+            options=options,
         )
-        for k, (group, names, covariance, label) in enumerate(meta["random"])
+        for k, (group, names, covariance, label, options) in enumerate(meta["random"])
     )
     return Design(
         y=arrays["design.y"],
@@ -237,7 +266,7 @@ def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
             for name, value in weights.items():
                 parts.put(f"networks.{i}.{k}.{name}", value)
     return {
-        "specs": [dataclasses.asdict(spec) for spec in networks.specs],
+        "specs": [_spec_state(spec) for spec in networks.specs],
         "weights": [[list(weights) for weights in member] for member in networks.members],
         "history": networks.history,
         "best_epoch": networks.best_epoch,
@@ -265,10 +294,15 @@ def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
     )
 
 
+def _spec_state(spec: NetSpec) -> dict[str, Any]:
+    """All but the user's module, which is code."""
+    return {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "module"}
+
+
 def _spec(meta: dict[str, Any]) -> NetSpec:
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["options"].items()}
-    return NetSpec(**{**given, "options": options})
+    return NetSpec(**{**given, "options": options, "shapes": tuple(tuple(shape) for shape in meta["shapes"])})
 
 
 def _put_table(parts: Parts, table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -296,6 +330,9 @@ def _put_column(parts: Parts, key: str, name: str, column: pd.Series) -> dict[st
     if pd.api.types.is_numeric_dtype(column.dtype):  # nullable numbers
         parts.put(key, column.to_numpy(dtype=np.float64, na_value=np.nan))
         return {**kind, "kind": "nullable"}
+    if holds_arrays(column):
+        parts.put(key, stack_arrays(column, name))
+        return {**kind, "kind": "arrays"}
     parts.put_json(key, [None if pd.isna(v) else str(v) for v in column])
     return {**kind, "kind": "text"}
 
@@ -318,6 +355,8 @@ def _get_column(parts: Parts, kind: dict[str, Any]) -> Any:
         return pd.Categorical.from_codes(parts.arrays[key], categories=levels, ordered=kind["ordered"])
     if kind["kind"] == "number":
         return parts.arrays[key]
+    if kind["kind"] == "arrays":
+        return list(parts.arrays[key])
     if kind["kind"] == "time":
         return parts.arrays[key].view(kind["dtype"])
     if kind["kind"] == "nullable":

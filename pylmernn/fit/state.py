@@ -14,6 +14,7 @@ from pylmernn.fit.summary import Header, argument_name
 from pylmernn.fit.varcorr import VarCorr, var_corr
 from pylmernn.formula import Formula, ModelFrame, parse
 from pylmernn.formula.design import Design, FloatArray
+from pylmernn.mean.networks import size_messages
 
 
 class FitState:
@@ -99,7 +100,7 @@ def expanded_text(formula: Formula) -> str:
 
 
 def fit_messages(estimates: Estimates) -> tuple[str, ...]:
-    """What is wrong with the optimum, in words; empty where nothing is."""
+    """What is wrong with the optimum, and too large in the networks, in words; empty where nothing is."""
     found = []
     convergence = estimates.convergence
     if not convergence.converged:
@@ -110,4 +111,6 @@ def fit_messages(estimates: Estimates) -> tuple[str, ...]:
         )
     if estimates.singular:
         found.append("boundary (singular) fit: see isSingular()")
+    if estimates.networks is not None:
+        found += size_messages(estimates.networks)
     return tuple(found)

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "dropout": 0.0,
     "normalization": "none",
     "embedding": 0,
+    "standardize": True,
 }
 
 
@@ -129,14 +130,22 @@ def check_options(options: Mapping[str, Any], label: str) -> dict[str, Any]:
         raise ValueError(f"{label}: unknown option '{unknown[0]}'; nn() takes {', '.join(DEFAULTS)}.")
     out = {**DEFAULTS, **options}
     hidden = out["hidden"] if isinstance(out["hidden"], (list, tuple)) else (out["hidden"],)
-    if any(isinstance(h, bool) or int(h) != h or h < 1 for h in hidden):
+    if any(not _is_number(h) or int(h) != h or h < 1 for h in hidden):
         raise ValueError(f"{label}: hidden must be whole numbers of units such as c(100, 50), not {out['hidden']}.")
     out["hidden"] = tuple(int(h) for h in hidden)
     if out["activation"] not in ACTIVATIONS:
         raise ValueError(f"{label}: activation is '{out['activation']}'; use one of {', '.join(ACTIVATIONS)}.")
-    if not 0 <= out["dropout"] < 1:
+    if not _is_number(out["dropout"]) or not 0 <= out["dropout"] < 1:
         raise ValueError(f"{label}: dropout is {out['dropout']}; it must be at least 0 and below 1.")
     if out["normalization"] not in ("none", *NORMALIZATIONS):
         raise ValueError(f"{label}: normalization is '{out['normalization']}'; use none, layer or batch.")
+    if not _is_number(out["embedding"]) or out["embedding"] < 0:
+        raise ValueError(f"{label}: embedding is {out['embedding']}; it must be a whole number of columns, or 0.")
     out["embedding"] = int(out["embedding"])
+    if not isinstance(out["standardize"], bool):
+        raise ValueError(f"{label}: standardize is {out['standardize']}; it must be TRUE or FALSE.")
     return out
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

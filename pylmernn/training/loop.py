@@ -14,6 +14,7 @@ from pylmernn.training.options import Training
 FloatArray = NDArray[np.float64]
 
 CHUNK = 65_536  # rows of one forward pass when nothing is learned
+CHUNK_NUMBERS = 1_000_000  # and inputs: the layers of a convolution hold many times as many
 
 
 class Trainer:
@@ -68,9 +69,7 @@ class Trainer:
         shuffled = [feature.index_select(0, order) for feature in self.features]
         wanted = target.index_select(0, order)
         weights = None if self.weights is None else self.weights.index_select(0, order)
-        size = self.training.batch_size
-        for start in range(0, len(order), size):  # type: ignore[arg-type]
-            part = slice(start, start + size)  # type: ignore[operator]
+        for part in batches(len(order), self.training.batch_size or len(order)):
             self.optimizer.zero_grad(set_to_none=True)
             output = self.modules[0](shuffled[0][part])
             for module, feature in zip(self.modules[1:], shuffled[1:], strict=True):
@@ -97,13 +96,22 @@ class Trainer:
             module.load_state_dict(weights)
 
 
+def batches(n: int, size: int) -> list[slice]:
+    """Consecutive batches of n rows; a single row that is left joins the last one, for the sake of batch norms."""
+    starts = list(range(0, n, size))
+    if n % size == 1 and len(starts) > 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], n], strict=True)]
+
+
 def evaluate(modules: Sequence[torch.nn.Module], features: Sequence[torch.Tensor]) -> FloatArray:
     """The sum of networks on their features, (m,), in evaluation mode."""
     total = np.zeros(len(features[0]))
     with torch.no_grad():
         for module, feature in zip(modules, features, strict=True):
             module.eval()
-            for start in range(0, len(feature), CHUNK):
-                part = slice(start, start + CHUNK)
+            rows = min(CHUNK, max(1, CHUNK_NUMBERS // feature.shape[1]))
+            for start in range(0, len(feature), rows):
+                part = slice(start, start + rows)
                 total[part] += module(feature[part]).double().cpu().numpy()
     return total
