@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.engines import profiled
+from pylmernn.engines import exact
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.randompart import RandomPart
@@ -105,7 +105,7 @@ def fit(
         out_of_fold=folds > 1 and len(members) == folds,
         learned=np.array([m.learned for m in members]),
     )
-    estimates = profiled.fit(with_networks(design, networks.fitted), REML, control, start)
+    estimates = exact.fit(with_networks(design, networks.fitted), REML, control, start)
     if members[-1].stopped:
         convergence = dataclasses.replace(
             estimates.convergence,

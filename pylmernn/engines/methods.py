@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 
-from pylmernn.engines import alternating, iterative, profiled
+from pylmernn.engines import alternating, exact, iterative, profiled
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design
 
 METHODS: dict[str, Callable[..., Estimates]] = {
-    "profiled": profiled.fit,
+    "profiled": exact.fit,
     "iterative": iterative.fit,
     "alternating": alternating.fit,
 }
@@ -34,6 +34,8 @@ def choose_method(design: Design, control: Control | None = None) -> str:
     """
     if design.nets:
         return "alternating"
+    if exact.has_fields(design):
+        return "profiled"
     control = control or Control()
     plan = profiled.layout(design.random)
     sizes = [design.random[t[0]].n_levels * sum(design.random[i].width for i in t) for t in plan.factors]

@@ -257,7 +257,7 @@ def derivatives(
     """Gradient (m,) and average-information Hessian (m, m) of the objective in theta."""
     df = system.n - system.p if REML else system.n
     templates = elimination.templates
-    directions = _directions(system, at.score, templates, parameters)
+    directions = score_directions(system, at.score, templates, parameters)
     H = _average_information(system, elimination, at, directions, df, REML)
     scores = by_factor(system, at.score)
     information = elimination.information()
@@ -275,7 +275,7 @@ def derivatives(
     return gradient, H
 
 
-def _directions(
+def score_directions(
     system: System, score: Columns, templates: Sequence[FloatArray], parameters: Sequence[Parameter]
 ) -> Columns:
     """``(d Omega / d theta_a) score`` for every parameter, as m columns."""

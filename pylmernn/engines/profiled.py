@@ -96,6 +96,15 @@ def layout(random: Sequence[RandomTerm]) -> Layout:
     return Layout(tuple(factors), tuple(start), tuple(parameters))
 
 
+@dataclass(frozen=True)
+class Modes:
+    """Answers at a fixed theta: ``beta`` (p,), the penalized residual sum of squares, ``b`` (q_k, d_k) of each term."""
+
+    beta: FloatArray
+    pwrss: float
+    b: tuple[FloatArray, ...]
+
+
 class Problem:
     """One design ready to be evaluated at any theta.
 
@@ -123,22 +132,40 @@ class Problem:
             first = design.random[members[0]]
             columns = tuple(column for t in members for column in terms[t].columns)
             groups.append(GroupRows(first.codes, first.n_levels, columns))
-        self._R, self._groups = R, groups
+        self.R, self.groups = R, groups
         self.system = System(cross_products(R, groups, design.weights), device)
         self.constant = -2.0 * self.working.log_determinant if REML else 0.0
         self._last: tuple[FloatArray, Solution] | None = None
 
     def replace_response(self, y: FloatArray) -> None:
         """Go on with another response (n,), offset taken off: only its own cross-products are summed again."""
-        R, p, products = self._R, self.design.p, self.system.products
+        R, p, products = self.R, self.design.p, self.system.products
         weights = self.design.weights
         weighted = y if weights is None else y * weights
         gamma = np.linalg.lstsq(products.RR[:p, :p], R[:, :p].T @ weighted, rcond=None)[0] if p else np.empty(0)
         R[:, p] = y - R[:, :p] @ gamma
         self.working = replace(self.working, beta0=self.working.transform @ gamma)
         column = R[:, p] if weights is None else R[:, p] * weights
-        self.system.replace_response(response_products(R, column, self._groups))
+        self.system.replace_response(response_products(R, column, self.groups))
         self._last = None
+
+    def start(self, control: Control) -> FloatArray:
+        """Where a search starts: x from moments."""
+        return moment_start(self.system.products, self.plan.parameters)
+
+    def at(self, x: FloatArray) -> DirectElimination:
+        """All at x that does not depend on the response, for :meth:`modes`."""
+        return self.eliminate(self.plan.templates(self.design.random, x))
+
+    def modes(self, elimination: DirectElimination) -> Modes:
+        """Fixed effects and conditional modes of the present response, in the user's columns."""
+        at = solve(self.system, elimination, self.REML, with_score=False)
+        modes = by_factor(self.system, at.b)
+        b = tuple(
+            np.asarray(np.linalg.solve(T, modes[self.plan.factor_of(t)][self.plan.columns(t), 0]).T, dtype=np.float64)
+            for t, T in enumerate(self.transforms)
+        )
+        return Modes(self.working.beta0 + self.working.transform @ at.beta, at.pwrss, b)
 
     def eliminate(self, templates: Sequence[FloatArray]) -> DirectElimination:
         """The factored random effects at templates of the working columns."""
@@ -256,7 +283,7 @@ def estimate(
     random = problem.design.random
     begun = time.perf_counter()
     if start is None:
-        x = moment_start(problem.system.products, problem.plan.parameters)
+        x = problem.start(control)
     else:
         x = to_working(random, problem.transforms, _checked_start(start, len(problem.plan.parameters)))
     found = minimize(

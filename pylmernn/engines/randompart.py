@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pylmernn.engines.control import Control
+from pylmernn.engines.exact import problem_for
 from pylmernn.engines.newton import minimize
-from pylmernn.engines.pls import by_factor, solve
 from pylmernn.engines.profiled import Problem
-from pylmernn.engines.start import moment_start
+from pylmernn.engines.spatialfit import SpatialProblem
 from pylmernn.formula.design import Design
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +38,13 @@ def search_every(q_r: int, n: int, weights: int) -> int:
     return max(1, math.ceil(search / (STEP_SHARE * epoch)))
 
 
+def _dense_columns(problem: Problem | SpatialProblem) -> int:
+    """Random effects that an evaluation factors densely."""
+    if isinstance(problem, SpatialProblem):
+        return problem.products.m + (0 if problem.bars is None else problem.bars.system.levels.n_columns)
+    return problem.system.levels.n_columns
+
+
 class RandomPart:
     """The linear mixed model of the residuals while f changes: exact beta and b, theta now and then.
 
@@ -51,9 +59,9 @@ class RandomPart:
     """
 
     def __init__(self, design: Design, REML: bool, device: str, weights_trained: int) -> None:
-        self.design = design
-        self.problem = Problem(design, REML, device)
-        self.every = search_every(self.problem.system.levels.n_columns, design.n, weights_trained)
+        self.design, self.control = design, Control()
+        self.problem = problem_for(design, REML, device)
+        self.every = search_every(_dense_columns(self.problem), design.n, weights_trained)
         self._x: FloatArray | None = None
         self._elimination: Any = None
         self._calls = 0
@@ -61,23 +69,16 @@ class RandomPart:
 
     def update(self, residual: FloatArray) -> None:
         """Solve for residuals (n,); search theta in every ``every``-th call."""
-        self.problem.replace_response(residual)
+        problem: Any = self.problem
+        problem.replace_response(residual)
         if self._calls % self.every == 0:
-            system, parameters = self.problem.system, self.problem.plan.parameters
-            start = moment_start(system.products, parameters) if self._x is None else self._x
-            self._x = minimize(self.problem.search, start, 1e-3, 20 if self._x is None else 3).x
-            templates = self.problem.plan.templates(self.design.random, self._x)
-            self._elimination = self.problem.eliminate(templates)
+            start = problem.start(self.control) if self._x is None else self._x
+            self._x = minimize(problem.search, start, 1e-3, 20 if self._x is None else 3).x
+            self._elimination = problem.at(self._x)
         self._calls += 1
-        problem = self.problem
-        at = solve(problem.system, self._elimination, problem.REML)
-        self.beta = problem.working.beta0 + problem.working.transform @ at.beta
-        self.sigma = float(np.sqrt(at.pwrss / (self.design.n - (self.design.p if problem.REML else 0))))
-        modes = by_factor(problem.system, at.b)
-        self.b = [
-            np.linalg.solve(problem.transforms[t], modes[problem.plan.factor_of(t)][problem.plan.columns(t), 0]).T
-            for t in range(len(self.design.random))
-        ]
+        modes = problem.modes(self._elimination)
+        self.beta, self.b = modes.beta, modes.b
+        self.sigma = float(np.sqrt(modes.pwrss / (self.design.n - (self.design.p if problem.REML else 0))))
 
     def mean(self, design: Design) -> FloatArray:
         """``X beta + Z b`` of the rows of a design with the same terms, (n,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pylmernn.covariance import theta_sizes
 from pylmernn.engines.estimates import Estimates
-from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows, NewTerm
+from pylmernn.engines.fields import field_between, fields_of
+from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows, NewTerm, RandomTerm
 
 #: For each random term, which of its columns take part.
 Selection = Sequence[np.ndarray]
@@ -40,6 +43,30 @@ def term_part(codes: IntArray, columns: FloatArray, b: FloatArray) -> FloatArray
     return values
 
 
+def field_part(term: RandomTerm, new: NewTerm, theta: FloatArray, scores: FloatArray, b: FloatArray) -> FloatArray:
+    """Values of a Gaussian process at new rows, (m,): conditional modes where the fit was, kriged from them elsewhere.
+
+    Parameters
+    ----------
+    term : RandomTerm
+    new : NewTerm
+        With locations.
+    theta : array, shape (2,)
+        Relative standard deviation and length-scale.
+    scores : array, shape (q, 1)
+        ``Z' V^-1 (y - X beta)``, which a fit keeps as ``u`` of the term.
+    b : array, shape (q, 1)
+    """
+    assert new.locations is not None
+    values = term_part(new.codes, new.columns, b)
+    elsewhere = np.flatnonzero((new.codes < 0) & np.isfinite(new.locations).all(axis=1))
+    if len(elsewhere):
+        field = fields_of([term])[0]
+        values[elsewhere] = field_between(field, theta[0], theta[1], new.locations[elsewhere], scores)[:, 0]
+    values[~np.isfinite(new.locations).all(axis=1)] = np.nan
+    return values
+
+
 def random_part(design: Design, estimates: Estimates, selection: Selection | None = None) -> FloatArray:
     """``Z b`` of the rows of a fit over the selected columns, shape (n,)."""
     total = np.zeros(design.n)
@@ -56,22 +83,23 @@ def rows_of_fit(design: Design) -> NewRows:
         X=design.X,
         offset=np.zeros(design.n) if design.offset is None else design.offset,
         random=tuple(NewTerm(term.codes, term.columns) for term in design.random),
+        nets=tuple(net.inputs for net in design.nets),
     )
 
 
 def select(rows: NewRows, selection: Selection) -> NewRows:
     """The same rows with the columns that take no part set to zero."""
     random = tuple(
-        term if keep.all() else NewTerm(term.codes, np.where(keep, term.columns, 0.0), term.unseen)
+        term if keep.all() else dataclasses.replace(term, columns=np.where(keep, term.columns, 0.0))
         for term, keep in zip(rows.random, selection, strict=True)
     )
-    return NewRows(rows.X, rows.offset, random, rows.row_names)
+    return dataclasses.replace(rows, random=random)
 
 
 def check_levels(design: Design, rows: NewRows, selection: Selection) -> None:
     """Raise DesignError where a random term that takes part has levels which the fit has not seen."""
     for term, new, keep in zip(design.random, rows.random, selection, strict=True):
-        if keep.any() and (new.codes < 0).any():
+        if keep.any() and new.locations is None and (new.codes < 0).any():
             names = ", ".join(f"'{name}'" for name in new.unseen[:5]) or "missing values"
             more = ", ..." if len(new.unseen) > 5 else ""
             raise DesignError(
@@ -80,12 +108,17 @@ def check_levels(design: Design, rows: NewRows, selection: Selection) -> None:
             )
 
 
-def mean(estimates: Estimates, rows: NewRows, selection: Selection, random_only: bool = False) -> FloatArray:
+def mean(
+    design: Design, estimates: Estimates, rows: NewRows, selection: Selection, random_only: bool = False
+) -> FloatArray:
     """``offset + X beta + Z b`` of new rows over the selected columns, shape (m,)."""
     total = np.zeros(len(rows.X))
-    for b, term, keep in zip(estimates.b, rows.random, selection, strict=True):
-        if keep.any():
-            total += term_part(term.codes, term.columns, b * keep)
+    thetas = np.split(estimates.theta, np.cumsum(theta_sizes(design.random))[:-1])
+    for k, (new, keep) in enumerate(zip(rows.random, selection, strict=True)):
+        if keep.any() and new.locations is not None:
+            total += field_part(design.random[k], new, thetas[k], estimates.u[k], estimates.b[k])
+        elif keep.any():
+            total += term_part(new.codes, new.columns, estimates.b[k] * keep)
     return total if random_only else rows.X @ estimates.beta + rows.offset + total
 
 
@@ -131,6 +164,9 @@ def interval_frame(
 
 def take_rows(rows: NewRows, at: NDArray[np.intp]) -> NewRows:
     """Some of the rows."""
-    random = tuple(NewTerm(t.codes[at], t.columns[at], t.unseen) for t in rows.random)
+    random = tuple(
+        NewTerm(t.codes[at], t.columns[at], t.unseen, None if t.locations is None else t.locations[at])
+        for t in rows.random
+    )
     names = None if rows.row_names is None else rows.row_names[at]
-    return NewRows(rows.X[at], rows.offset[at], random, names)
+    return NewRows(rows.X[at], rows.offset[at], random, names, tuple(inputs[at] for inputs in rows.nets))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from pylmernn.covariance import split_theta
+from pylmernn.covariance import split_theta, theta_sizes
+from pylmernn.covariance.kernels import correlation
 from pylmernn.engines.estimates import Estimates
 from pylmernn.fit.predict import Selection, mean
-from pylmernn.formula.design import Design, FloatArray, NewRows
+from pylmernn.formula.design import Design, FloatArray, NewRows, NewTerm, RandomTerm
 
 
 def simulate(
@@ -41,11 +43,15 @@ def simulate(
     ndarray, shape (m, nsim)
     """
     m = len(rows.X)
-    base = mean(estimates, rows, conditional)
+    base = mean(design, estimates, rows, conditional)
     out = np.repeat(base[:, None], nsim, axis=1)
     templates = split_theta(design.random, estimates.theta)
+    thetas = np.split(estimates.theta, np.cumsum(theta_sizes(design.random))[:-1])
     for k, (term, L, keep) in enumerate(zip(rows.random, templates, conditional, strict=True)):
-        if keep.all() and (term.codes >= 0).all():
+        if keep.all() and (term.locations is not None or (term.codes >= 0).all()):
+            continue
+        if design.random[k].covariance == "gp":
+            out += draw_field(design.random[k], term, estimates.sigma, thetas[k], nsim, rng)
             continue
         codes, extra = term.codes, 0
         strangers = codes < 0
@@ -63,3 +69,27 @@ def simulate(
             out[:, s] += np.einsum("ij,ij->i", b[codes], free)
     scale = estimates.sigma if weights is None else estimates.sigma / np.sqrt(weights)[:, None]
     return out + scale * rng.standard_normal((m, nsim))
+
+
+def draw_field(
+    term: RandomTerm, new: NewTerm, sigma: float, theta: FloatArray, nsim: int, rng: np.random.Generator
+) -> FloatArray:
+    """Draws of a Gaussian process at the rows, (m, nsim), one field for each simulation.
+
+    Parameters
+    ----------
+    term : RandomTerm
+    new : NewTerm
+    sigma : float
+    theta : array, shape (2,)
+        Standard deviation relative to sigma, and length-scale.
+    nsim : int
+    rng : numpy Generator
+    """
+    assert term.locations is not None
+    places = term.locations[new.codes] if new.locations is None else new.locations
+    distinct, at = np.unique(places, axis=0, return_inverse=True)
+    K = correlation(term.options["cov"], cdist(distinct, distinct), theta[1])
+    values, vectors = np.linalg.eigh(K)  # smooth kernels are singular to rounding, so no Cholesky factor
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(sigma * theta[0] * (root @ rng.standard_normal((len(distinct), nsim)))[at.ravel()])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pylmernn.covariance import split_theta
+from pylmernn.covariance import split_theta, theta_sizes
 from pylmernn.engines.estimates import Estimates
 from pylmernn.fit import rtext
 from pylmernn.formula.design import Design, FloatArray
+
+LSCALE = "lscale"  #: name of the row of a length-scale, as brms calls it
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class TermCovariance:
     vcov : ndarray, shape (d, d)
     correlated : bool
         Whether the covariances are parameters (not so for ``diag``).
+    lscale : float or None
+        The length-scale of a Gaussian process, in units of its coordinates.
     """
 
     name: str
     columns: tuple[str, ...]
     vcov: FloatArray
     correlated: bool = True
+    lscale: float | None = None
 
     @property
     def sd(self) -> FloatArray:
@@ -99,7 +104,8 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         Returns
         -------
         DataFrame
-            Columns grp, var1, var2, vcov, sdcor; the residual last.
+            Columns grp, var1, var2, vcov, sdcor; the residual last. The length-scale of a Gaussian process has a row
+            of its own, var1 "lscale", with its value in sdcor.
         """
         if order not in ("cov.last", "lower.tri"):
             raise ValueError(f"order is '{order}': use 'cov.last' or 'lower.tri'.")
@@ -126,13 +132,14 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         unknown = [c for c in comp if c not in ("Variance", "Std.Dev.")]
         if unknown or not comp:
             raise ValueError(f"comp is {list(comp)}: use 'Variance', 'Std.Dev.' or both.")
-        sds = np.concatenate([term.sd for term in self.terms] + [[self.sigma]])
+        sds = np.concatenate([_shown(term) for term in self.terms] + [[self.sigma]])
         columns = ["Groups", "Name"] + [c for c in ("Variance", "Std.Dev.") if c in comp]
         cells = [[group, name] for term in self.terms for group, name in _labels(term)] + [["Residual", ""]]
         for c, values in (("Variance", sds**2), ("Std.Dev.", sds)):
             if c in comp:
                 for row, text in zip(cells, rtext.format_numbers(values, digits, na="NaN"), strict=True):
-                    row.append(text)
+                    is_scale = row[1] == LSCALE and c == "Variance" and "Std.Dev." in comp
+                    row.append("" if is_scale else text)
         widest = max((len(t.columns) for t in self.terms), default=0)
         if widest > 1:
             columns += ["Corr"] + [""] * (widest - 2)
@@ -148,7 +155,13 @@ class VarCorr(Mapping[str, pd.DataFrame]):
 
 
 def _labels(term: TermCovariance) -> list[tuple[str, str]]:
-    return [(term.name if i == 0 else "", column) for i, column in enumerate(term.columns)]
+    names = [*term.columns, *([] if term.lscale is None else [LSCALE])]
+    return [(term.name if i == 0 else "", name) for i, name in enumerate(names)]
+
+
+def _shown(term: TermCovariance) -> FloatArray:
+    """Standard deviations, and the length-scale where there is one."""
+    return term.sd if term.lscale is None else np.append(term.sd, term.lscale)
 
 
 def _correlation_cells(term: TermCovariance, widest: int, digits: int) -> list[list[str]]:
@@ -171,12 +184,13 @@ def _component_rows(term: TermCovariance, order: str) -> list[tuple[str, str | N
     def covariance(i: int, j: int) -> tuple[str, str | None, str | None, float, float]:
         return (term.name, names[j], names[i], float(term.vcov[i, j]), float(corr[i, j]))
 
+    scale = [] if term.lscale is None else [(term.name, LSCALE, None, np.nan, term.lscale)]
     if order == "cov.last":
-        return [variance(i) for i in range(d)] + [covariance(i, j) for i, j in lower]
+        return [variance(i) for i in range(d)] + [covariance(i, j) for i, j in lower] + scale
     rows = []
     for j in range(d):
         rows += [variance(j)] + [covariance(i, k) for i, k in lower if k == j]
-    return rows
+    return rows + scale
 
 
 def unique_names(groups: Sequence[str]) -> list[str]:
@@ -201,10 +215,17 @@ def var_corr(design: Design, estimates: Estimates) -> VarCorr:
     """Variance components of a fit: ``sigma^2 Lambda Lambda'`` of each term."""
     names = unique_names([term.group for term in design.random])
     templates = split_theta(design.random, estimates.theta)
+    thetas = np.split(estimates.theta, np.cumsum(theta_sizes(design.random))[:-1])
     return VarCorr(
         [
-            TermCovariance(name, term.column_names, estimates.sigma**2 * (L @ L.T), term.covariance == "us")
-            for name, term, L in zip(names, design.random, templates, strict=True)
+            TermCovariance(
+                name,
+                term.column_names,
+                estimates.sigma**2 * (L @ L.T),
+                term.covariance == "us",
+                float(theta[1]) if term.covariance == "gp" else None,
+            )
+            for name, term, L, theta in zip(names, design.random, templates, thetas, strict=True)
         ],
         estimates.sigma,
     )

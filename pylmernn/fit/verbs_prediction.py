@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pylmernn.engines.variances import prediction_variance
-from pylmernn.fit import diagnostics
+from pylmernn.engines.network_variance import Calibration
+from pylmernn.fit import diagnostics, intervals
 from pylmernn.fit import predict as prediction
 from pylmernn.fit import simulate as simulation
 from pylmernn.fit.reform import group_codes, selection
@@ -46,7 +47,7 @@ class PredictionVerbs(FitState):
         random_only: bool = False,
         allow_new_levels: bool = False,
         se_fit: bool = False,
-        interval: str | None = None,
+        interval: str | bool | None = None,
         level: float = 0.95,
         na_action: str = "pass",
     ) -> pd.Series | pd.DataFrame:
@@ -63,9 +64,10 @@ class PredictionVerbs(FitState):
         allow_new_levels : bool, default False
             Give levels the fit has not seen the effect zero, instead of refusing them.
         se_fit : bool, default False
-            Also standard errors of the mean: fixed effects and conditional modes jointly, variances taken as known.
-        interval : {None, "confidence", "prediction"}
-            Also limits, for the mean or for a new response of weight 1.
+            Also standard errors of the mean: fixed effects, conditional modes and networks jointly, variances taken
+            as known.
+        interval : {None, "confidence", "prediction", True}
+            Also limits, for the mean or (True as well) for a new response of weight 1.
         level : float, default 0.95
             Of the limits.
         na_action : {"pass", "omit", "fail"}
@@ -81,6 +83,13 @@ class PredictionVerbs(FitState):
         DesignError
             For new levels without ``allow_new_levels``, missing columns, or an ``re_form`` the model does not have.
 
+        Notes
+        -----
+        A level that the fit has not seen adds its whole variance. Beside a network, the last hidden layer counts as
+        columns of X, and rows held out in training say how large errors really are
+        (:mod:`pylmernn.engines.network_variance`). A module of your own that does not end in one ``torch.nn.Linear``
+        adds nothing to standard errors; its errors still widen prediction intervals.
+
         Examples
         --------
         >>> import pylmernn
@@ -92,6 +101,7 @@ class PredictionVerbs(FitState):
         [251.41, 261.87]
         """
         chosen = selection(self.design, re_form)
+        interval = intervals.interval_name(interval)
         wants_variance = se_fit or interval is not None
         if newdata is None:
             rows, index = prediction.rows_of_fit(self.design), self._row_names
@@ -100,13 +110,13 @@ class PredictionVerbs(FitState):
             index = pd.Index(rows.row_names)
             if not allow_new_levels:
                 prediction.check_levels(self.design, rows, chosen)
-        fit = prediction.mean(self.estimates, rows, chosen, random_only)
+        fit = prediction.mean(self.design, self.estimates, rows, chosen, random_only)
         if not wants_variance:
             return self._series(fit) if newdata is None else pd.Series(fit, index=index)
         if random_only:
             raise DesignError("standard errors are for whole predictions: leave out random_only or se_fit.")
-        variance = self._prediction_variance(rows, chosen)
-        noise: FloatArray | float = self.estimates.sigma**2
+        variance = intervals.mean_variance(self.design, self.estimates, self._calibration, rows, chosen)
+        noise: FloatArray | float = self._calibration.noise
         if newdata is None and self.design.weights is not None:
             noise = noise / self.design.weights
         frame = prediction.interval_frame(fit, variance, noise, interval, level, index)
@@ -120,18 +130,9 @@ class PredictionVerbs(FitState):
             return rows
         return dataclasses.replace(rows, offset=rows.offset + self.estimates.networks.values(rows.nets))
 
-    def _prediction_variance(self, rows: NewRows, chosen: prediction.Selection) -> FloatArray:
-        include = tuple(bool(keep.any()) for keep in chosen)
-        used = prediction.select(rows, chosen)
-        whole: np.ndarray = np.asarray(np.isfinite(used.X).all(axis=1))
-        for term, on in zip(used.random, include, strict=True):
-            if on:
-                whole &= np.isfinite(term.columns).all(axis=1)
-        variance = np.full(len(whole), np.nan)
-        if whole.any():
-            part = prediction.take_rows(used, np.flatnonzero(whole))
-            variance[whole] = prediction_variance(self.design, self.estimates, part, include)
-        return variance
+    @cached_property
+    def _calibration(self) -> Calibration:
+        return intervals.calibration_of(self.design, self.estimates)
 
     def simulate(
         self,

@@ -15,6 +15,7 @@ from pylmernn.formula.contrasts import Contrast, read_contrast
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, RandomTerm, make_design
 from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.fields import FieldCall, field_term, read_fields
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.frame import NA_ACTIONS, ModelFrame, Source
 from pylmernn.formula.modelmatrix import model_matrix
@@ -88,10 +89,11 @@ def build(
     parsed = expand_dots(parsed, list(table.columns), [extra for extra in (weights, offset) if isinstance(extra, str)])
     networks = read_networks(parsed, nets)
     check_inputs(networks, parsed)
+    fields = read_fields(parsed)
     env = Evaluator(table, {}, True, FUNCTIONS)
     dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
     terms = expand(parsed.fixed, dot) if dot is not None else parsed.fixed_terms
-    parts = _evaluate(env, parsed, terms, networks, weights, offset)
+    parts = _evaluate(env, parsed, terms, [*networks, *fields], weights, offset)
     rows = choose_rows(env, parts.everything(), subset, na_action)
     parts = parts.used(rows.used)
     for name, value in parts.variables.items():
@@ -103,7 +105,10 @@ def build(
         np.array(_numbers(parts.variables[parsed.response])),  # a copy: the user may change the data later
         X.columns,
         X.names,
-        [_random_term(bar, parts.variables, parts.groups[bar.group_label], rows.n) for bar in parsed.random],
+        [
+            *(_random_term(bar, parts.variables, parts.groups[bar.group_label], rows.n) for bar in parsed.random),
+            *(field_term(call, parts.variables) for call in fields),
+        ],
         np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None,
         sum_offsets(terms, parts.variables, parts.extras.get("(offset)")),
         parsed.response,
@@ -150,7 +155,12 @@ class _Parts:
 
 
 def _evaluate(
-    env: Evaluator, formula: Formula, terms: Terms, networks: Sequence[NetCall], weights: Any, offset: Any
+    env: Evaluator,
+    formula: Formula,
+    terms: Terms,
+    specials: Sequence[NetCall | FieldCall],
+    weights: Any,
+    offset: Any,
 ) -> _Parts:
     if any(formula.response in each.names for each in (terms, *(bar.terms for bar in formula.random))):
         raise DesignError(f"the response '{formula.response}' is also among the predictors: remove it there.")
@@ -159,7 +169,7 @@ def _evaluate(
         for name, node in zip(each.names, each.variables, strict=True):
             if name not in variables:
                 variables[name] = env.variable(node)
-    for call in networks:
+    for call in specials:
         for name, node in call.inputs.items():
             if name not in variables:
                 variables[name] = env.variable(node)
@@ -175,7 +185,7 @@ def _evaluate(
 def _refuse_later_terms(formula: Formula, table: pd.DataFrame) -> None:
     """Words of the formula language that later versions fit."""
     for call in formula.specials:
-        if call.function == "nn":
+        if call.function in ("nn", "gp"):
             continue
         raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
     for bar in formula.random:

@@ -296,6 +296,13 @@ def _check_finite_columns(columns: FloatArray, names: Sequence[str], what: str) 
 def _check_term(term: RandomTerm, n: int) -> None:
     label = term.label or term.group
     q = term.n_levels
+    if term.locations is not None:
+        _check_finite_columns(
+            term.locations, [str(j + 1) for j in range(term.locations.shape[1])], f"coordinate of {label}"
+        )
+        if q < 2:
+            raise DesignError(f"{label}: all rows are at one location; a field needs at least 2.")
+        return
     if q < 2:
         raise DesignError(f"the grouping factor '{term.group}' of {label} has {q} level: it needs at least 2.")
     if q >= n:

@@ -14,6 +14,7 @@ from pylmernn.formula.contrasts import Contrast
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows, NewTerm, RandomTerm
 from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.fields import new_field_term, read_fields
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.modelmatrix import model_matrix
 from pylmernn.formula.networks import NetCall, net_term, read_networks
@@ -145,21 +146,22 @@ class ModelFrame:
         values: dict[str, Value] = {}
         terms = self.fixed_terms
         bars = {bar.label: bar for bar in self.formula.random}
-        needed = [(terms, True), *((bars[t.label].terms, w) for t, w in zip(design.random, wanted, strict=True))]
+        fields = {call.label: call for call in read_fields(self.formula)}
+        of_bars = [(bars[t.label], w) for t, w in zip(design.random, wanted, strict=True) if t.label in bars]
+        needed = [(terms, True), *((bar.terms, fill) for bar, fill in of_bars)]
         for each, fill in needed:
             if fill:
                 self._evaluate(env, each, values)
         networks = read_networks(self.formula, {net.name: {} for net in design.nets})
-        for call in networks:
-            for name, node in call.inputs.items():
+        filled = [fields[t.label] for t, w in zip(design.random, wanted, strict=True) if w and t.label in fields]
+        for inputs in [*(call.inputs for call in networks), *(call.inputs for call in filled)]:
+            for name, node in inputs.items():
                 if name not in values:
                     values[name] = like_fit(name, env.variable(node), self.records[name])
         extra = self._new_offset(env)
         given = {} if extra is None else {"(offset)": extra}
         drop = missing_rows({**values, **given}, None, na_action) if na_action in ("omit", "fail") else None
-        codes = {
-            t.group: env.factor(bars[t.label].group) for t, fill in zip(design.random, wanted, strict=True) if fill
-        }
+        codes = {bar.group_label: env.factor(bar.group) for bar, fill in of_bars if fill}
         rows = np.arange(len(table)) if drop is None else np.flatnonzero(~drop)
         if drop is not None:
             values = {name: value.take(rows) for name, value in values.items()}
@@ -169,15 +171,18 @@ class ModelFrame:
         if design.dropped_at:
             X = np.delete(X, design.dropped_at, axis=1)
         offset = sum_offsets(terms, values, extra)
+
+        def new_term(term: RandomTerm, fill: bool) -> NewTerm:
+            if not fill:
+                return NewTerm(np.full(len(rows), -1, dtype=np.int32), np.zeros((len(rows), term.width)))
+            if term.label in fields:
+                return new_field_term(fields[term.label], term, values)
+            return _new_term(term, bars[term.label], values, codes[term.group], len(rows))
+
         return NewRows(
             X=X,
             offset=np.zeros(len(rows)) if offset is None else offset,
-            random=tuple(
-                _new_term(term, bars[term.label], values, codes[term.group], len(rows))
-                if fill
-                else NewTerm(np.full(len(rows), -1, dtype=np.int32), np.zeros((len(rows), term.width)))
-                for term, fill in zip(design.random, wanted, strict=True)
-            ),
+            random=tuple(new_term(term, fill) for term, fill in zip(design.random, wanted, strict=True)),
             row_names=table.index[rows],
             nets=tuple(_inputs(call, values) for call in networks),
         )
