@@ -111,16 +111,76 @@ coef.merModNN <- function(object, ...) {
 #' @export
 VarCorr.merModNN <- function(x, sigma = 1, ...) {
   scale <- x$sigma * sigma
-  covariances <- Map(function(Lambda, names) {
+  covariances <- lapply(seq_len(n_terms(x)), function(k) {
+    Lambda <- templates(x)[[k]]
+    names <- x$cnms[[k]]
     covariance <- scale^2 * tcrossprod(Lambda)
     dimnames(covariance) <- list(names, names)
     stddev <- stats::setNames(sqrt(diag(covariance)), names)
     correlation <- covariance / outer(stddev, stddev)
     diag(correlation) <- 1
-    structure(covariance, stddev = stddev, correlation = correlation)
-  }, templates(x), x$cnms)
+    lscale <- if (x$bars[[k]]$covariance == "gp") theta_of(x, k)[2L]
+    structure(covariance, stddev = stddev, correlation = correlation, lscale = lscale)
+  })
   names(covariances) <- make.unique(names(x$cnms))
-  structure(covariances, sc = scale, useSc = TRUE, class = "VarCorr.merMod")
+  class <- c(if (any(is_field(x))) "VarCorr.merModNN", "VarCorr.merMod")
+  structure(covariances, sc = scale, useSc = TRUE, class = class)
+}
+
+# Which terms are gp().
+is_field <- function(object) vapply(object$bars, function(bar) bar$covariance == "gp", NA)
+
+lscales <- function(varcor) lapply(unclass(varcor), attr, "lscale")
+
+#' @rdname estimates
+#' @param row.names,optional As in [as.data.frame()].
+#' @param order `"cov.last"` or `"lower.tri"`, as in lme4. The length-scale of a `gp()` has a row of its own, with `var1`
+#'   "lscale" and its value in `sdcor`.
+#' @export
+as.data.frame.VarCorr.merModNN <- function(x, row.names = NULL, optional = FALSE,
+                                           order = c("cov.last", "lower.tri"), ...) {
+  table <- NextMethod()
+  for (name in names(Filter(Negate(is.null), lscales(x)))) {
+    row <- data.frame(grp = name, var1 = "lscale", var2 = NA, vcov = NA, sdcor = attr(x[[name]], "lscale"))
+    last <- max(which(table$grp == name))
+    table <- rbind(table[seq_len(last), ], row, table[-seq_len(last), ])
+  }
+  rownames(table) <- NULL
+  table
+}
+
+#' @rdname estimates
+#' @param digits Significant digits.
+#' @param comp What to show: `"Variance"`, `"Std.Dev."`.
+#' @param formatter A function that formats numbers.
+#' @export
+print.VarCorr.merModNN <- function(x, digits = max(3, getOption("digits") - 2), comp = "Std.Dev.", formatter = format,
+                                   ...) {
+  print(format_components(x, digits, comp, formatter), quote = FALSE, ...)
+  invisible(x)
+}
+
+# lme4's table of variances, with a row for the length-scale of each field in the column of standard deviations.
+format_components <- function(varcor, digits, comp, formatter = format) {
+  scales <- lscales(varcor)
+  wider <- Map(function(component, scale) {
+    if (is.null(scale)) {
+      return(component)
+    }
+    names <- c(colnames(component), "lscale")
+    structure(diag(2L), dimnames = list(names, names), stddev = c(attr(component, "stddev"), scale),
+              correlation = diag(2L))
+  }, unclass(varcor), scales)
+  attributes(wider) <- attributes(unclass(varcor))
+  table <- lme4::formatVC(wider, digits = digits, comp = comp, formatter = formatter)
+  at <- cumsum(vapply(wider, ncol, 0L))[!vapply(scales, is.null, NA)]
+  table[at, colnames(table) == "Variance"] <- ""
+  correlations <- seq_len(ncol(table)) > 2L & !colnames(table) %in% c("Variance", "Std.Dev.")
+  if (all(vapply(unclass(varcor), ncol, 0L) == 1L)) {
+    return(table[, !correlations, drop = FALSE])
+  }
+  table[at, correlations] <- ""
+  table
 }
 
 #' @rdname estimates

@@ -162,4 +162,5 @@ report_fit <- function(fit) {
   if (fit$scales_differ) {
     warning("Some predictor variables are on very different scales: consider rescaling", call. = FALSE)
   }
+  for (text in fit$networks$messages) warning(text, call. = FALSE)
 }

@@ -178,6 +178,7 @@ keep_networks <- function(networks, reply, frame) {
     shapes = reply$networks$shapes,
     lines = as.character(reply$networks$lines),
     history = as.data.frame(reply$networks$history),
+    messages = as.character(reply$networks$messages),
     arrays = reply$arrays[own],
     inputs = lapply(networks, function(network) {
       levels <- lapply(network$inputs, function(input) {

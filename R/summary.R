@@ -50,7 +50,7 @@ print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.co
   lme4::.prt.methTit(method_title(x), class(x))
   lme4::.prt.call(x$call)
   lme4::.prt.aictab(information_table(x), 4)
-  lme4::.prt.VC(VarCorr(x), digits = digits, comp = ranef.comp)
+  print_variances(VarCorr(x), digits, ranef.comp)
   lme4::.prt.grps(ngrps(x), nobs = nobs(x))
   if (length(x$beta)) {
     cat("Fixed Effects:\n")
@@ -64,10 +64,27 @@ print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.co
 
 #' @rdname summary.merModNN
 #' @export
-print.summary.merModNN <- function(x, ...) {
-  NextMethod()
+print.summary.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.comp = c("Variance", "Std.Dev."),
+                                   ...) {
+  print_lme4 <- utils::getS3method("print", "summary.merMod", envir = asNamespace("lme4"))
+  lines <- utils::capture.output(print_lme4(x, digits = digits, ranef.comp = ranef.comp, ...))
+  if (inherits(x$varcor, "VarCorr.merModNN")) { # lme4 knows no length-scales
+    own <- utils::capture.output(print_variances(x$varcor, digits, ranef.comp))
+    start <- match("Random effects:", lines)
+    end <- start + match(TRUE, startsWith(lines[-seq_len(start)], "Number of obs:"))
+    lines <- c(lines[seq_len(start - 1L)], own, lines[end:length(lines)])
+  }
+  cat(lines, sep = "\n")
   print_networks(x$networks)
   invisible(x)
+}
+
+print_variances <- function(varcor, digits, comp) {
+  if (!inherits(varcor, "VarCorr.merModNN")) {
+    return(lme4::.prt.VC(varcor, digits = digits, comp = comp))
+  }
+  cat("Random effects:\n")
+  print(format_components(varcor, digits, comp), quote = FALSE, digits = digits)
 }
 
 #' @rdname summary.merModNN

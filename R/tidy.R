@@ -57,7 +57,9 @@ tidy_variances <- function(x) {
   residual <- table$grp == "Residual" & is.na(table$var1)
   kind <- ifelse(is.na(table$var2), "sd__", "cor__")
   names <- ifelse(is.na(table$var2), table$var1, paste(table$var1, table$var2, sep = "."))
-  data.frame(effect = "ran_pars", group = table$grp, term = paste0(kind, ifelse(residual, "Observation", names)),
+  lscale <- is.na(table$vcov) & table$var1 == "lscale"
+  terms <- ifelse(lscale, "lscale", paste0(kind, ifelse(residual, "Observation", names)))
+  data.frame(effect = "ran_pars", group = table$grp, term = terms,
              estimate = table$sdcor)
 }
 
