@@ -26,7 +26,7 @@ from pylmernn.engines.variances import prediction_variance as _prediction_varian
 from pylmernn.fit.networks import network_text
 from pylmernn.fit.save import Parts, get_networks, put_networks
 from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
-from pylmernn.mean.networks import Networks
+from pylmernn.mean.networks import Networks, size_messages, with_modules
 from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
@@ -178,6 +178,7 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
         "shapes": json.dumps(shapes),
         "lines": network_text(networks, design),
         "history": networks.history,
+        "messages": list(size_messages(networks)),
     }
     return header, parts.arrays
 
@@ -187,7 +188,13 @@ def network_values(meta: dict[str, Any], read: Reader) -> Reply:
     """The networks' part of the mean of ``meta["rows"]`` new rows: the arrays R kept, then each network's inputs."""
     shapes = json.loads(meta["shapes"])
     arrays = {name: read.vector().astype(shapes[name][1]).reshape(shapes[name][0]) for name in meta["names"]}
-    networks = get_networks(Parts(arrays), json.loads(meta["state"]))
+    networks = with_modules(get_networks(Parts(arrays), json.loads(meta["state"])), read.modules)
+    lacking = [spec for spec in networks.specs if spec.lacks_module]
+    if lacking:
+        raise DesignError(
+            f"the network '{lacking[0].name}' is a module of your own ({lacking[0].class_name}), which a fit read from "
+            "a file does not hold: fit the model again in this session."
+        )
     return {}, {"values": networks.values([read.matrix(meta["rows"], width) for width in meta["widths"]])}
 
 
