@@ -46,3 +46,11 @@ def fit(
     if isinstance(problem, SpatialProblem):
         return spatialfit.fit(problem, control, start, callback)
     return profiled.estimate(problem, control, start, callback)
+
+
+def devfun(design: Design, REML: bool = True) -> Callable[[FloatArray], float]:
+    """The profiled objective as a function of theta (m,); as :func:`pylmernn.engines.profiled.devfun`."""
+    if not has_fields(design):
+        return profiled.devfun(design, REML)
+    problem = SpatialProblem(design, REML)
+    return lambda theta: problem.search_value(spatialfit.to_search(problem, np.asarray(theta, dtype=np.float64)))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from pylmernn.covariance import diagonal_positions, split_theta, theta_names
+from pylmernn.covariance import diagonal_positions, split_theta, theta_names, theta_sizes
 from pylmernn.engines.estimates import Estimates
 from pylmernn.fit.predict import fixed_part, random_part
 from pylmernn.fit.ranef import terms_by_group
@@ -46,7 +46,8 @@ def _theta(design: Design, estimates: Estimates) -> pd.Series:
 
 
 def _lower(design: Design, estimates: Estimates) -> np.ndarray:
-    return np.where(diagonal_positions(design.random), 0.0, -np.inf)
+    positive = [t.covariance == "gp" for t in design.random]  # a length-scale has the bound too
+    return np.where(diagonal_positions(design.random) | np.repeat(positive, theta_sizes(design.random)), 0.0, -np.inf)
 
 
 def _RX(design: Design, estimates: Estimates) -> np.ndarray:
@@ -121,7 +122,7 @@ PARTS: dict[str, Callable[[Design, Estimates], Any]] = {
     "q_i": lambda d, e: [t.n_levels * t.width for t in d.random],
     "k": lambda d, e: len(d.random),
     "m": lambda d, e: len(e.theta),
-    "m_i": lambda d, e: [len(p) for p in np.split(e.theta, np.cumsum(_theta_sizes(d))[:-1])],
+    "m_i": lambda d, e: [len(p) for p in np.split(e.theta, np.cumsum(theta_sizes(d.random))[:-1])],
     "cnms": lambda d, e: {t.group: list(t.column_names) for t in d.random},
     "devcomp": _devcomp,
     "offset": lambda d, e: np.zeros(d.n) if d.offset is None else d.offset,
@@ -130,19 +131,17 @@ PARTS: dict[str, Callable[[Design, Estimates], Any]] = {
 }
 
 
-def _theta_sizes(design: Design) -> list[int]:
-    from pylmernn.covariance import theta_sizes
-
-    return theta_sizes(design.random)
-
-
 def _devfun(design: Design, estimates: Estimates) -> Callable[[np.ndarray], float]:
-    from pylmernn.engines.profiled import devfun
+    from pylmernn.engines.exact import devfun
 
     return devfun(design, estimates.REML)
 
 
 PARTS["devfun"] = _devfun
+
+
+#: parts that a Gaussian process does not have: its covariance has no template that is repeated level by level
+OF_BARS = ("u", "Lambda", "Lambdat", "Tlist", "A")
 
 
 def get_part(design: Design, estimates: Estimates, name: str) -> Any:
@@ -158,8 +157,12 @@ def get_part(design: Design, estimates: Estimates, name: str) -> Any:
     DesignError
         Listing the known names.
     """
+    field = next((term.label for term in design.random if term.covariance == "gp"), None)
     if name == "ALL":
-        return {part: partial(get_part, design, estimates)(part) for part in PARTS}
+        parts = [part for part in PARTS if field is None or part not in OF_BARS]
+        return {part: partial(get_part, design, estimates)(part) for part in parts}
+    if field is not None and name in OF_BARS:
+        raise DesignError(f"getME('{name}') is for bars: {field} has no factor of its own for each level.")
     if name not in PARTS:
         raise DesignError(f"getME does not know '{name}': use one of {', '.join(PARTS)} or ALL.")
     return PARTS[name](design, estimates)

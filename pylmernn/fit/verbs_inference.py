@@ -268,6 +268,9 @@ class InferenceVerbs(FitState):
     def _need_exact(self, what: str) -> None:
         if self.estimates.method == "iterative":
             raise DesignError(f"{what} need the exact method: this fit is iterative; use method='Wald' or 'boot'.")
+        for term in self.design.random:
+            if term.covariance not in ("us", "diag"):
+                raise DesignError(f"{term.label}: {what} are for bars alone; use method='Wald' or 'boot'.")
 
     def profile(
         self, which: str | Sequence[str] | None = None, alphamax: float = 0.01, points: int = 8

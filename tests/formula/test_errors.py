@@ -90,7 +90,6 @@ FORMULAS = [
     ("y ~ x + (offset(x) | g)", "an offset cannot stand left of a bar"),
     ("y ~ x + (1 | poly(x, 2))", "cannot be a factor"),
     ("y ~ embed(x) + (1 | g)", r"'embed\(x\)': this version does not fit embed\(\) terms yet"),
-    ("y ~ gp(x, days) + (1 | g)", r"this version does not fit gp\(\) terms yet"),
     ("y ~ x + (nn.first | g)", "does not fit network parameters that vary by group yet"),
     ("y ~ foo(x) + (1 | g)", r"unknown function 'foo' in 'foo\(x\)': a formula can call C, I, abs"),
     ("y ~ 2 + x + (1 | g)", "the number 2 is not a term"),
