@@ -83,7 +83,7 @@ def read_networks(formula: Formula, nets: Mapping[str, Any] | None = None) -> tu
             out.append(replace(call, module=more))
         else:
             raise DesignError(
-                f"nets['{call.name}'] is a {type(more).__name__}: give options such as dict(hidden=(100, 50)), a torch "
+                f"nets['{call.name}'] is of type {type(more).__name__}: give options such as dict(hidden=(100, 50)), a torch "
                 "module, or a function that returns one."
             )
     return tuple(out)

@@ -77,7 +77,7 @@ class ModuleNet(nn.Module):
         m = len(prepared)
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
         if shape not in ((m,), (m, 1)) and not (m == 1 and shape == ()):
-            what = f"a {type(output).__name__}" if shape is None else f"shape {shape}"
+            what = f"the type {type(output).__name__}" if shape is None else f"shape {shape}"
             raise DesignError(
                 f"the network '{self.name}' returns {what} for {m} rows: it must return one number a row, shape ({m},) "
                 f"or ({m}, 1)."
@@ -95,10 +95,10 @@ def fresh(given: nn.Module | Callable[[], nn.Module], name: str) -> nn.Module:
     Raises
     ------
     DesignError
-        Where it is neither, or the callable fails or returns something else.
+        Where the callable fails or returns something else, or the module cannot be copied.
     """
     if isinstance(given, nn.Module):
-        module = copy.deepcopy(given)
+        module = _copied(given, name)
         module.apply(_reset)
     else:
         try:
@@ -106,9 +106,18 @@ def fresh(given: nn.Module | Callable[[], nn.Module], name: str) -> nn.Module:
         except Exception as error:
             raise DesignError(f"nets['{name}'] could not be called: {_reason(error)}.") from error
         if not isinstance(module, nn.Module):
-            raise DesignError(f"nets['{name}'] returns a {type(module).__name__}: it must return a torch module.")
-        module = copy.deepcopy(module)
+            raise DesignError(
+                f"nets['{name}'] returns the type {type(module).__name__}: it must return a torch module."
+            )
+        module = _copied(module, name)
     return module.float().cpu()
+
+
+def _copied(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # a user's object may refuse in any way
+        raise DesignError(f"nets['{name}'] cannot be copied: {_reason(error)}.") from error
 
 
 def _reset(layer: nn.Module) -> None:

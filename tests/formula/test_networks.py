@@ -77,7 +77,7 @@ def test_missing_inputs_leave_rows_out(data):
         ("y ~ nn(x, hidden = z) + (1 | g)", None, "the option 'z' must be a plain number"),
         ("y ~ nn(x) + (1 | g)", {"tower": {}}, "nets has 'tower', but no network"),
         ("y ~ nn(x, net = 'tower') + (1 | g)", None, "nets has no 'tower'"),
-        ("y ~ nn(x) + (1 | g)", {"nn": 3}, "is a int: give options such as"),
+        ("y ~ nn(x) + (1 | g)", {"nn": 3}, "is of type int: give options such as"),
         ("y ~ x + z + f + t + nn(.) + (1 | g)", None, "no column is left for '.'"),
     ],
 )
