@@ -12,6 +12,7 @@ from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.fields import read_fields
 from pylmernn.formula.formula import Bar, parse
 from pylmernn.formula.transforms import FUNCTIONS
 
@@ -48,10 +49,16 @@ def selection(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
     if text.replace(" ", "") in _NOTHING:
         return nothing
     formula = parse("y " + (text if text.startswith("~") else "~ " + text))
-    if not formula.random:
+    fields = read_fields(formula)
+    if not formula.random and not fields:
         raise DesignError(f"re_form '{re_form}' has no random term: write it as '~ (1 | g)', or 'NA' for none.")
     for bar in formula.random:
         _mark(design.random, bar, nothing)
+    for field in fields:
+        places = [k for k, term in enumerate(design.random) if term.group == field.group]
+        if not places:
+            raise DesignError(f"re_form names {field.group}, which the model does not have.")
+        nothing[places[0]][:] = True
     return nothing
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pylmernn.fit.ranef import Ranef
-from pylmernn.fit.varcorr import VarCorr
+from pylmernn.fit.varcorr import LSCALE, VarCorr
 from pylmernn.formula.design import DesignError
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
@@ -39,10 +40,15 @@ def variance_rows(varcor: VarCorr, scale: str, limits: pd.DataFrame | None = Non
         f"{one}__Observation" if v1 is None else f"{one}__{v1}" if v2 is None else f"{two}__{v1}.{v2}"
         for v1, v2 in zip(components["var1"], components["var2"], strict=True)
     ]
-    frame = pd.DataFrame(
-        {"effect": "ran_pars", "group": components["grp"], "term": terms, "estimate": components[scale]}
-    )
-    return frame if limits is None else frame.assign(**_limit_columns(limits))
+    is_scale = (components["var1"] == LSCALE).to_numpy()  # a length-scale has no square worth showing, nor limits
+    terms = [LSCALE if own else term for own, term in zip(is_scale, terms, strict=True)]
+    estimate = components[scale].where(~is_scale, components["sdcor"])
+    frame = pd.DataFrame({"effect": "ran_pars", "group": components["grp"], "term": terms, "estimate": estimate})
+    if limits is None:
+        return frame
+    spread = np.full((len(frame), 2), np.nan)
+    spread[~is_scale] = limits.to_numpy()
+    return frame.assign(**_limit_columns(pd.DataFrame(spread)))
 
 
 def _limit_columns(limits: pd.DataFrame) -> dict[str, Any]:

@@ -82,7 +82,9 @@ class EstimateVerbs(FitState):
         Ranef
             A dict from grouping factor to DataFrame.
         """
-        return coefficients(self.fixef(), self.ranef())
+        effects = self.ranef()
+        fields = {term.group for term in self.design.random if term.locations is not None}
+        return coefficients(self.fixef(), {group: table for group, table in effects.items() if group not in fields})
 
     def VarCorr(self) -> VarCorr:
         """Variances, standard deviations and correlations of the random effects.

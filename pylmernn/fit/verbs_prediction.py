@@ -183,7 +183,10 @@ class PredictionVerbs(FitState):
             index = pd.Index(rows.row_names)
             if not allow_new_levels:
                 prediction.check_levels(self.design, rows, everything)
-            unseen = [group_codes(self.frame, newdata, term.label) for term in self.design.random]
+            unseen = [
+                None if term.locations is not None else group_codes(self.frame, newdata, term.label)
+                for term in self.design.random
+            ]
         draws = simulation.simulate(
             self.design, self.estimates, rows, chosen, unseen, weights, nsim, np.random.default_rng(seed)
         )

@@ -112,6 +112,17 @@ def test_messages(data, text, message):
         pylmernn.lmernn(text, data.assign(f="a", one=1.0))
 
 
+def test_which_random_effects_take_part(fit, data):
+    new = data.head(4)
+    whole = fit.predict(new) - fit.predict(new, re_form="NA")
+    parts = [fit.predict(new, re_form=form, random_only=True) for form in ("~ gp(lon, lat)", "~ (1 | g)")]
+    np.testing.assert_allclose(parts[0] + parts[1], whole, atol=1e-9)
+    assert fit.simulate(1, seed=1, newdata=new.assign(lon=3.3)).shape == (4, 1)
+    assert list(fit.coef()) == ["g"]
+    tidy = fit.tidy(conf_int=True, conf_method="Wald")
+    assert tidy["term"].tolist()[2:4] == ["sd__exp_quad", "lscale"]
+
+
 def test_profiles_say_that_fields_have_none(fit):
     with pytest.raises(DesignError, match=r"gp\(lon, lat\): profiles are for bars"):
         fit.profile()
