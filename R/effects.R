@@ -79,9 +79,8 @@ conditional_variances <- function(object) {
     return(object$cond_var)
   }
   if (python_ready()) {
-    sent <- send_design(model_of(object))
-    meta <- c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma))
-    reply <- call_python("conditional_variance", meta, c(sent$buffers, as_buffers(object$theta)))
+    sent <- send_fit(object, networks = FALSE)
+    reply <- call_python("conditional_variance", sent$meta, sent$buffers)
     return(variance_arrays(reply$arrays, object$bars))
   }
   modes <- lme4::ranef(as_merMod(object), condVar = TRUE)

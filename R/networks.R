@@ -198,22 +198,73 @@ add_to_offset <- function(frame, values) {
   frame
 }
 
-# The networks' part of the mean for new data, from Python.
-network_values <- function(object, newdata) {
-  inputs <- lapply(object$networks$inputs, function(network) {
+# The fitted networks as rdoor.py reads them: list(meta, buffers).
+send_kept_networks <- function(object) {
+  check_modules(object)
+  kept <- object$networks
+  list(
+    meta = list(state = kept$state, shapes = kept$shapes, names = as_array(names(kept$arrays))),
+    buffers = unlist(lapply(unname(kept$arrays), as_buffers), recursive = FALSE)
+  )
+}
+
+# A module is a Python object: readRDS() brings back an empty pointer.
+check_modules <- function(object) {
+  modules <- own_modules(object$networks$inputs)
+  lost <- names(modules)[vapply(modules, function(module) reticulate::py_is_null_xptr(module), NA)]
+  if (length(lost)) {
+    stop(sprintf("the network '%s' is a module of your own, which a file does not hold: put it back, %s.", lost[1L],
+                 sprintf("fit <- with_nets(fit, list(%s = module))", lost[1L])), call. = FALSE)
+  }
+}
+
+#' Put your own networks back into a fit
+#'
+#' A fit with a torch module of your own, `nn(x, net = "tower")`, keeps the weights of the module in R, but the module is
+#' code of Python, which [saveRDS()] does not hold. After [readRDS()] all verbs work but those that need the network at
+#' new rows; these ask for the module again.
+#'
+#' @param fit A fit by [lmernn()].
+#' @param nets A named list of modules, as [lmernn()] took them.
+#' @return The fit.
+#' @export
+#' @examples
+#' \dontrun{
+#' fit <- with_nets(readRDS("fit.rds"), list(tower = module))
+#' predict(fit, new)
+#' }
+with_nets <- function(fit, nets) {
+  if (!inherits(fit, "merModNN") || !is.list(nets)) {
+    stop("with_nets() takes a fit by lmernn() and a named list of modules.", call. = FALSE)
+  }
+  known <- names(own_modules(fit$networks$inputs))
+  unknown <- setdiff(names(nets), known)
+  if (length(unknown) || is.null(names(nets))) {
+    stop(sprintf("nets has '%s', but the fit has no module of that name.", c(unknown, "")[1L]), call. = FALSE)
+  }
+  fit$networks$inputs <- lapply(fit$networks$inputs, function(network) {
+    if (!is.null(nets[[network$name]])) network$module <- nets[[network$name]]
+    network
+  })
+  fit
+}
+
+# The inputs of each network for new data: a list of matrices.
+new_inputs <- function(object, newdata) {
+  lapply(object$networks$inputs, function(network) {
     columns <- lapply(network$inputs, evaluate_variable, object, newdata)
     names(columns) <- vapply(network$inputs, deparse1, "")
     network_inputs(network, columns, network$levels)$values
   })
-  meta <- list(
-    state = object$networks$state, shapes = object$networks$shapes, names = as_array(names(object$networks$arrays)),
-    rows = nrow(newdata), widths = as_array(vapply(inputs, ncol, 0L))
-  )
-  buffers <- c(
-    unlist(lapply(unname(object$networks$arrays), as_buffers), recursive = FALSE),
-    unlist(lapply(inputs, as_buffers), recursive = FALSE)
-  )
-  call_python("network_values", meta, buffers)$arrays$values
+}
+
+# The networks' part of the mean for their inputs, from Python.
+network_values <- function(object, inputs) {
+  kept <- send_kept_networks(object)
+  meta <- c(kept$meta, list(rows = nrow(inputs[[1L]]), widths = as_array(vapply(inputs, ncol, 0L))))
+  buffers <- c(kept$buffers, unlist(lapply(inputs, as_buffers), recursive = FALSE))
+  values <- call_python("network_values", meta, buffers, own_modules(object$networks$inputs))$arrays$values
+  replace(values, is.nan(values), NA_real_)
 }
 
 print_networks <- function(lines) {

@@ -107,6 +107,22 @@ term_columns <- function(object, k, frame = object$frame) {
   stats::model.matrix(part$terms, frame, contrasts.arg = part$contrasts)
 }
 
+# A fit as rdoor.py reads it: list(meta, buffers, modules), with its networks where they are wanted.
+send_fit <- function(object, networks = !is.null(object$networks)) {
+  model <- model_of(object)
+  if (networks) model$networks <- object$networks$inputs
+  sent <- send_design(model)
+  kept <- if (networks) send_kept_networks(object)
+  list(
+    meta = c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, networks = kept$meta)),
+    buffers = c(
+      sent$buffers, as_buffers(object$theta), if (length(object$beta)) as_buffers(unname(object$beta)),
+      unlist(lapply(object$b, as_buffers), recursive = FALSE), kept$buffers
+    ),
+    modules = if (networks) own_modules(object$networks$inputs)
+  )
+}
+
 # The arrays of the model again, for another trip to Python. The terms are in lme4's order already.
 model_of <- function(object, y = NULL) {
   frame <- object$frame

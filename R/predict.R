@@ -35,7 +35,7 @@ predict.merModNN <- function(object, newdata = NULL, re.form = NULL, random.only
   if (...length()) {
     stop("predict() of a merModNN takes no further arguments.", call. = FALSE)
   }
-  interval <- match.arg(interval)
+  interval <- if (is.logical(interval)) c("none", "prediction")[isTRUE(interval) + 1L] else match.arg(interval)
   match.arg(type)
   include <- included_columns(object, re.form)
   rows <- if (is.null(newdata)) {
@@ -43,18 +43,18 @@ predict.merModNN <- function(object, newdata = NULL, re.form = NULL, random.only
   } else {
     new_rows(object, newdata, include, !random.only, allow.new.levels, na.action)
   }
-  if (random.only) rows$X <- rows$offset <- NULL
+  if (random.only) rows$X <- rows$offset <- rows$nets <- NULL
   pad <- function(values) stats::napredict(rows$na.action, stats::setNames(values, rows$names))
   fit <- predicted(object, rows, include)
   if (!se.fit && interval == "none") {
     return(pad(fit))
   }
-  se <- standard_errors(object, rows, include)
+  spread <- prediction_variances(object, rows, include)
+  se <- sqrt(spread$variance)
   answer <- pad(fit)
   if (interval != "none") {
-    noise <- object$sigma^2 / (if (is.null(newdata)) row_weights(object) else 1)
-    spread <- if (interval == "prediction") sqrt(se^2 + noise) else se
-    reach <- stats::qnorm((1 + level) / 2) * spread
+    noise <- spread$noise / (if (is.null(newdata)) row_weights(object) else 1)
+    reach <- stats::qnorm((1 + level) / 2) * sqrt(spread$variance + if (interval == "prediction") noise else 0)
     answer <- cbind(fit = answer, lwr = pad(fit - reach), upr = pad(fit + reach))
   }
   if (se.fit) list(fit = answer, se.fit = pad(se)) else answer
@@ -97,7 +97,7 @@ include_bar <- function(object, bar, include) {
 }
 
 # What a prediction is made from: X, offset, codes and columns of each term, locations (NULL where a term has none),
-# names of the rows, na.action for padding.
+# inputs of each network, names of the rows, na.action for padding.
 old_rows <- function(object) {
   offset <- stats::model.offset(object$frame)
   list(
@@ -108,6 +108,7 @@ old_rows <- function(object) {
       object$bars[[k]]$locations[as.integer(term_factors(object)[[k]]), , drop = FALSE]
     }),
     columns = lapply(seq_len(n_terms(object)), function(k) term_columns(object, k)),
+    nets = lapply(object$networks$inputs, function(network) network_inputs(network, object$frame)$values),
     names = row.names(object$frame),
     na.action = attr(object$frame, "na.action")
   )
@@ -125,7 +126,10 @@ new_rows <- function(object, newdata, include, fixed, allow.new.levels, na.actio
   if (fixed) {
     rows$X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
     rows$offset <- new_offset(object, kept$data)
-    if (!is.null(object$networks)) rows$offset <- rows$offset + network_values(object, kept$data)
+    if (!is.null(object$networks)) {
+      rows$nets <- new_inputs(object, kept$data)
+      rows$offset <- rows$offset + network_values(object, rows$nets)
+    }
   }
   of_terms <- lapply(seq_len(n_terms(object)), function(k) {
     if (any(include[[k]])) term_rows(object, k, kept$data, allow.new.levels) else unused_term_rows(object, k, kept$data)
@@ -245,27 +249,31 @@ predicted <- function(object, rows, include) {
   total
 }
 
-# Standard errors of predictions, from Python; NA where a row has missing values.
-standard_errors <- function(object, rows, include) {
+# Variances of predictions, from Python, and the noise of a new observation beyond them: list(variance, noise), with NA
+# where a row has missing values.
+prediction_variances <- function(object, rows, include) {
   m <- length(rows$names)
   X <- if (is.null(rows$X)) matrix(0, m, length(object$beta)) else rows$X
   columns <- Map(function(z, used) sweep(z, 2L, as.numeric(used), `*`), rows$columns, include)
   missing <- Reduce(`|`, Map(function(z, codes) rowSums(is.na(z)) > 0 | is.na(codes), columns, rows$codes),
                     rowSums(is.na(X)) > 0)
-  answer <- rep(NA_real_, m)
+  for (inputs in rows$nets) missing <- missing | rowSums(is.na(inputs)) > 0
+  variance <- rep(NA_real_, m)
   whole <- which(!missing)
   if (length(whole) == 0L) {
-    return(answer)
+    return(list(variance = variance, noise = NA_real_))
   }
-  sent <- send_design(model_of(object))
-  meta <- c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, rows = length(whole),
-                            include = as_array(vapply(include, any, NA))))
+  sent <- send_fit(object, networks = length(rows$nets) > 0L)
+  meta <- c(sent$meta, list(rows = length(whole), include = as_array(vapply(include, any, NA)),
+                            widths = as_array(vapply(rows$nets, ncol, 0L))))
   of_terms <- Map(function(z, codes, places) {
     c(as_buffers(codes[whole] - 1L), as_buffers(z[whole, , drop = FALSE]),
       if (!is.null(places)) as_buffers(places[whole, , drop = FALSE]))
   }, columns, rows$codes, rows$locations)
-  buffers <- c(sent$buffers, as_buffers(object$theta), if (ncol(X)) as_buffers(X[whole, , drop = FALSE]),
-               unlist(unname(of_terms), recursive = FALSE))
-  answer[whole] <- sqrt(pmax(call_python("prediction_variance", meta, buffers)$arrays$variance, 0))
-  answer
+  inputs <- lapply(rows$nets, function(inputs) as_buffers(inputs[whole, , drop = FALSE]))
+  buffers <- c(sent$buffers, if (ncol(X)) as_buffers(X[whole, , drop = FALSE]),
+               unlist(unname(of_terms), recursive = FALSE), unlist(inputs, recursive = FALSE))
+  reply <- call_python("prediction_variance", meta, buffers, sent$modules)
+  variance[whole] <- pmax(reply$arrays$variance, 0)
+  list(variance = variance, noise = reply$noise)
 }

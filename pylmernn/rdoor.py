@@ -2,8 +2,8 @@
 
 reticulate converts arrays differently from version to version, and missing values wrongly in some; bytes survive all of
 them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
-:class:`Reader` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as ``{"error": sentence}``,
-so that R can stop with that sentence and without a traceback.
+:mod:`pylmernn.rprotocol` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as
+``{"error": sentence}``, so that R can stop with that sentence and without a traceback.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.api import method_for, progress_bar, scales_differ
+from pylmernn.engines import network_variance
 from pylmernn.engines.control import Control
-from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.methods import METHODS
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
 from pylmernn.fit.networks import network_text
-from pylmernn.fit.save import Parts, get_networks, put_networks
-from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
-from pylmernn.mean.networks import Networks, size_messages, with_modules
+from pylmernn.fit.save import Parts, put_networks
+from pylmernn.formula.design import Design, DesignError
+from pylmernn.mean.networks import Networks, size_messages
+from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
@@ -48,38 +49,6 @@ def _plain_settings(settings: type) -> dict[str, type]:
 #: settings that ``control`` takes, and their types; the seed and the device are arguments of their own
 ENGINE = {name: kind for name, kind in _plain_settings(Control).items() if name not in ("seed", "device")}
 TRAINING = {name: kind for name, kind in _plain_settings(Training).items() if name != "seed"}
-
-
-class Reader:
-    """Takes arrays off a list of byte buffers, one after the other.
-
-    Parameters
-    ----------
-    buffers : sequence of bytes-like
-        Doubles, or int32 for codes, as R's ``writeBin`` writes them.
-    modules : mapping of str to torch.nn.Module or callable, optional
-        The user's own networks by name.
-    """
-
-    def __init__(self, buffers: Sequence[bytearray], modules: Mapping[str, Any] | None = None) -> None:
-        self._buffers = iter(buffers)
-        self.modules = dict(modules or {})
-
-    def vector(self) -> FloatArray:
-        """The next buffer as doubles; a view, not a copy."""
-        return np.frombuffer(next(self._buffers), dtype=np.float64)
-
-    def matrix(self, rows: int, columns: int) -> FloatArray:
-        """A matrix column by column, as R stores it; in several buffers where one would be beyond R's 2 GB."""
-        parts: list[FloatArray] = []
-        while sum(map(len, parts)) < rows * columns:
-            parts.append(self.vector())
-        flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
-        return flat.reshape((rows, columns), order="F")
-
-    def integers(self) -> NDArray[np.int32]:
-        """The next buffer as 32-bit integers."""
-        return np.frombuffer(next(self._buffers), dtype=np.int32)
 
 
 def answer(half: Half) -> Callable[..., list[Any]]:
@@ -185,100 +154,33 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
 
 @answer
 def network_values(meta: dict[str, Any], read: Reader) -> Reply:
-    """The networks' part of the mean of ``meta["rows"]`` new rows: the arrays R kept, then each network's inputs."""
-    shapes = json.loads(meta["shapes"])
-    arrays = {name: read.vector().astype(shapes[name][1]).reshape(shapes[name][0]) for name in meta["names"]}
-    networks = with_modules(get_networks(Parts(arrays), json.loads(meta["state"])), read.modules)
-    lacking = [spec for spec in networks.specs if spec.lacks_module]
-    if lacking:
-        raise DesignError(
-            f"the network '{lacking[0].name}' is a module of your own ({lacking[0].class_name}), which a fit read from "
-            "a file does not hold: fit the model again in this session."
-        )
+    """The networks' part of the mean of ``meta["rows"]`` new rows: the networks, then the inputs of each."""
+    networks = read_networks(meta, read)
     return {}, {"values": networks.values([read.matrix(meta["rows"], width) for width in meta["widths"]])}
 
 
 @answer
 def conditional_variance(meta: dict[str, Any], read: Reader) -> Reply:
-    """``Var(b | y)`` of a fitted model: the buffers of its design, then theta; ``meta`` also has ``sigma``."""
-    _, design = read_design(meta, read)
-    variances = _conditional_variance(design, _known_estimates(meta, read))
-    return {}, {f"v{k}": v for k, v in enumerate(variances)}
+    """``Var(b | y)`` of a fitted model, sent as :func:`~pylmernn.rprotocol.read_fit` has it."""
+    design, estimates = read_fit(meta, read)
+    return {}, {f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))}
 
 
 @answer
 def prediction_variance(meta: dict[str, Any], read: Reader) -> Reply:
-    """Variance of predictions for ``meta["rows"]`` new rows.
+    """Variances of predictions, and ``noise``, that of a new response of weight 1 beyond them.
 
-    After the buffers of the design and theta come X of the new rows and, for each term in the fit's order, its codes
-    (-1: unseen level), columns and, where its levels are locations, coordinates.
+    After the fit come the new rows, as :func:`~pylmernn.rprotocol.read_new_rows` has them; ``meta["include"]`` says
+    which random terms take part. Where networks are sent, their uncertainty counts.
     """
-    _, design = read_design(meta, read)
-    estimates = _known_estimates(meta, read)
-    m = meta["rows"]
-    X = read.matrix(m, design.p)
-    terms = tuple(_read_new_term(term, m, read) for term in design.random)
-    rows = NewRows(X=X, offset=np.zeros(m), random=terms)
-    return {}, {"variance": _prediction_variance(design, estimates, rows, tuple(meta["include"]))}
-
-
-def _read_new_term(term: RandomTerm, m: int, read: Reader) -> NewTerm:
-    codes, columns = read.integers(), read.matrix(m, term.width)
-    places = None if term.locations is None else np.ascontiguousarray(read.matrix(m, term.locations.shape[1]))
-    return NewTerm(codes=codes, columns=columns, locations=places)
-
-
-def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm], Design]:
-    """The terms as sent and the checked design.
-
-    Parameters
-    ----------
-    meta : mapping
-        ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
-        with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
-        are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none).
-    read : Reader
-        y, X, weights, offset, then codes, columns and locations of each term, then the inputs of each network
-        (``nets``).
-    """
-    n = meta["n"]
-    y = read.vector()
-    X = read.matrix(n, len(meta["fixed_names"]))
-    weights = read.vector() if meta["weights"] else None
-    offset = read.vector() if meta["offset"] else None
-    terms = [_read_term(term, n, read) for term in meta["terms"]]
-    nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
-    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"], nets)
-
-
-def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
-    """One network; ``shapes`` says which of its columns are the elements of a matrix column, ``[[], [8]]``."""
-    names = tuple(meta["names"])
-    return NetTerm(
-        label=meta["label"],
-        name=meta["name"],
-        inputs=read.matrix(n, len(names)),
-        input_names=names,
-        levels=tuple(meta["levels"]),
-        options=dict(meta["options"]),
-        shapes=tuple(tuple(shape) for shape in meta.get("shapes") or ()),
-        module=read.modules.get(meta["name"]),
-    )
-
-
-def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
-    q, k = meta["n_levels"], meta.get("locations") or 0
-    return RandomTerm(
-        group=meta["group"],
-        codes=read.integers(),
-        levels=np.arange(q),  # their names stay in R
-        columns=np.ones((n, 1)) if meta["constant"] else read.matrix(n, len(meta["names"])),
-        column_names=tuple(meta["names"]),
-        covariance=meta["covariance"],
-        label=meta["label"],
-        locations=np.ascontiguousarray(read.matrix(q, k)) if k else None,
-        options=dict(meta.get("options") or {}),
-    )
+    design, estimates = read_fit(meta, read)
+    rows = read_new_rows(meta, read, design)
+    include = tuple(meta["include"])
+    if estimates.networks is None:
+        return {"noise": estimates.sigma**2}, {"variance": _prediction_variance(design, estimates, rows, include)}
+    sizes = network_variance.calibrate(design, estimates, estimates.networks)
+    variance = network_variance.prediction_variance(design, estimates, estimates.networks, rows, include, sizes)
+    return {"noise": sizes.noise}, {"variance": variance}
 
 
 def read_control(settings: Mapping[str, Any], device: str = "auto", seed: int | None = None) -> Control:
@@ -311,26 +213,3 @@ def _require_cuda() -> None:
 
     if not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no CUDA device: use 'cpu' or 'auto'.")
-
-
-def _known_estimates(meta: Mapping[str, Any], read: Reader) -> Estimates:
-    """Estimates that carry theta and sigma, which is all that variances are computed from."""
-    nothing = np.empty(0)
-    return Estimates(
-        method=meta["method"],
-        REML=meta["REML"],
-        theta=read.vector(),
-        beta=nothing,
-        sigma=meta["sigma"],
-        b=(),
-        u=(),
-        unscaled_vcov=nothing,
-        objective=np.nan,
-        ldL2=np.nan,
-        ldRX2=np.nan,
-        pwrss=np.nan,
-        wrss=np.nan,
-        ussq=np.nan,
-        singular=False,
-        convergence=Convergence(converged=True, gradient=nothing, n_evaluations=0, message="", seconds=0.0),
-    )

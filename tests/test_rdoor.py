@@ -69,15 +69,15 @@ def test_a_matrix_may_come_in_several_buffers():
     assert decoded(parts)[0]["objective"] == decoded(whole)[0]["objective"]
 
 
-def test_variances_need_only_theta_and_sigma():
+def test_variances_of_a_fit_that_was_sent_back():
     header, arrays = decoded(rdoor.fit(json.dumps(meta()), as_bytes(Y, X, CODES, X)))
     known = {"method": header["method"], "sigma": header["sigma"]}
-    text = json.dumps(meta(**known))
-    _, again = decoded(rdoor.conditional_variance(text, as_bytes(Y, X, CODES, X, arrays["theta"])))
+    fitted = as_bytes(Y, X, CODES, X, arrays["theta"], arrays["beta"], arrays["b0"])
+    _, again = decoded(rdoor.conditional_variance(json.dumps(meta(**known)), fitted))
     np.testing.assert_allclose(again["v0"], arrays["v0"], rtol=1e-10)
     fixed_only = json.dumps(meta(**known, rows=5, include=[False]))
-    buffers = as_bytes(Y, X, CODES, X, arrays["theta"], X[:5], CODES[:5], X[:5])
-    _, predicted = decoded(rdoor.prediction_variance(fixed_only, buffers))
+    of_rows, predicted = decoded(rdoor.prediction_variance(fixed_only, fitted + as_bytes(X[:5], CODES[:5], X[:5])))
+    assert of_rows["noise"] == header["sigma"] ** 2
     vcov = header["sigma"] ** 2 * arrays["unscaled_vcov"].reshape(2, 2)
     np.testing.assert_allclose(predicted["variance"], np.einsum("ij,jk,ik->i", X[:5], vcov, X[:5]), rtol=1e-8)
 

@@ -1,0 +1,175 @@
+"""What R sends: a model, a fit and new rows, taken off a list of byte buffers in a fixed order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.fit.save import Parts, get_networks
+from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.mean.networks import Networks, with_modules
+
+FloatArray = NDArray[np.float64]
+
+
+class Reader:
+    """Takes arrays off a list of byte buffers, one after the other.
+
+    Parameters
+    ----------
+    buffers : sequence of bytes-like
+        Doubles, or int32 for codes, as R's ``writeBin`` writes them.
+    modules : mapping of str to torch.nn.Module or callable, optional
+        The user's own networks by name.
+    """
+
+    def __init__(self, buffers: Sequence[bytearray], modules: Mapping[str, Any] | None = None) -> None:
+        self._buffers = iter(buffers)
+        self.modules = dict(modules or {})
+
+    def vector(self) -> FloatArray:
+        """The next buffer as doubles; a view, not a copy."""
+        return np.frombuffer(next(self._buffers), dtype=np.float64)
+
+    def matrix(self, rows: int, columns: int) -> FloatArray:
+        """A matrix column by column, as R stores it; in several buffers where one would be beyond R's 2 GB."""
+        parts: list[FloatArray] = []
+        while sum(map(len, parts)) < rows * columns:
+            parts.append(self.vector())
+        flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
+        return flat.reshape((rows, columns), order="F")
+
+    def integers(self) -> NDArray[np.int32]:
+        """The next buffer as 32-bit integers."""
+        return np.frombuffer(next(self._buffers), dtype=np.int32)
+
+
+def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm], Design]:
+    """The terms as sent and the checked design.
+
+    Parameters
+    ----------
+    meta : mapping
+        ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
+        with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
+        are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none).
+    read : Reader
+        y, X, weights, offset, then codes, columns and locations of each term, then the inputs of each network
+        (``nets``).
+    """
+    n = meta["n"]
+    y = read.vector()
+    X = read.matrix(n, len(meta["fixed_names"]))
+    weights = read.vector() if meta["weights"] else None
+    offset = read.vector() if meta["offset"] else None
+    terms = [_read_term(term, n, read) for term in meta["terms"]]
+    nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
+    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"], nets)
+
+
+def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
+    """One network; ``shapes`` says which of its columns are the elements of a matrix column, ``[[], [8]]``."""
+    names = tuple(meta["names"])
+    return NetTerm(
+        label=meta["label"],
+        name=meta["name"],
+        inputs=read.matrix(n, len(names)),
+        input_names=names,
+        levels=tuple(meta["levels"]),
+        options=dict(meta["options"]),
+        shapes=tuple(tuple(shape) for shape in meta.get("shapes") or ()),
+        module=read.modules.get(meta["name"]),
+    )
+
+
+def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
+    q, k = meta["n_levels"], meta.get("locations") or 0
+    return RandomTerm(
+        group=meta["group"],
+        codes=read.integers(),
+        levels=np.arange(q),  # their names stay in R
+        columns=np.ones((n, 1)) if meta["constant"] else read.matrix(n, len(meta["names"])),
+        column_names=tuple(meta["names"]),
+        covariance=meta["covariance"],
+        label=meta["label"],
+        locations=np.ascontiguousarray(read.matrix(q, k)) if k else None,
+        options=dict(meta.get("options") or {}),
+    )
+
+
+def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
+    """A fitted model as R keeps it: what variances, intervals and importances are computed from.
+
+    Parameters
+    ----------
+    meta : mapping
+        The keys of :func:`read_design`, ``method``, ``REML``, ``sigma`` and, where there are networks, ``networks``
+        with the keys of :func:`read_networks`.
+    read : Reader
+        The buffers of the design, theta, beta, b of each term (q, d), then those of the networks.
+    """
+    _, design = read_design(meta, read)
+    theta, beta = read.vector(), read.matrix(design.p, 1)[:, 0]
+    b = tuple(np.ascontiguousarray(read.matrix(term.width, term.n_levels).T) for term in design.random)
+    estimates = Estimates(
+        method=meta["method"],
+        REML=meta["REML"],
+        theta=theta,
+        beta=beta,
+        sigma=meta["sigma"],
+        b=b,
+        u=(),
+        unscaled_vcov=np.empty(0),
+        objective=np.nan,
+        ldL2=np.nan,
+        ldRX2=np.nan,
+        pwrss=np.nan,
+        wrss=np.nan,
+        ussq=np.nan,
+        singular=False,
+        convergence=Convergence(converged=True, gradient=np.empty(0), n_evaluations=0, message="", seconds=0.0),
+        networks=read_networks(meta["networks"], read) if meta.get("networks") else None,
+    )
+    return design, estimates
+
+
+def read_networks(meta: Mapping[str, Any], read: Reader) -> Networks:
+    """Fitted networks: ``state`` and ``shapes`` are texts that R only keeps, ``names`` those of the arrays sent.
+
+    Raises
+    ------
+    DesignError
+        Where a module of the user's was not sent along.
+    """
+    shapes = json.loads(meta["shapes"])
+    arrays = {name: read.vector().astype(shapes[name][1]).reshape(shapes[name][0]) for name in meta["names"]}
+    networks = with_modules(get_networks(Parts(arrays), json.loads(meta["state"])), read.modules)
+    for spec in networks.specs:
+        if spec.lacks_module:
+            raise DesignError(
+                f"the network '{spec.name}' is a module of your own ({spec.class_name}), which a fit read from a file "
+                f"does not hold: put it back, fit <- with_nets(fit, list({spec.name} = module))."
+            )
+    return networks
+
+
+def read_new_rows(meta: Mapping[str, Any], read: Reader, design: Design) -> NewRows:
+    """``meta["rows"]`` new rows: X, then of each term codes (-1: unseen), columns and, where its levels are locations,
+    coordinates, then the inputs of each network, ``meta["widths"]`` columns.
+    """
+    m = meta["rows"]
+    X = read.matrix(m, design.p)
+    random = tuple(_read_new_term(term, m, read) for term in design.random)
+    nets = tuple(read.matrix(m, width) for width in meta.get("widths") or [])
+    return NewRows(X=X, offset=np.zeros(m), random=random, nets=nets)
+
+
+def _read_new_term(term: RandomTerm, m: int, read: Reader) -> NewTerm:
+    codes, columns = read.integers(), read.matrix(m, term.width)
+    places = None if term.locations is None else np.ascontiguousarray(read.matrix(m, term.locations.shape[1]))
+    return NewTerm(codes=codes, columns=columns, locations=places)
