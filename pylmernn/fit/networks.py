@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
+from pylmernn.fit.importance import Importance
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import NetSpec, Networks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Inputs of a network that the summary names, the most important first.
+SHOWN_INPUTS = 10
+#: What is printed beside estimates and criteria of a model with networks.
+KNOWN = (
+    "Estimates, standard errors, tests and criteria take the networks as known: a standard error leaves their "
+    "uncertainty out (that of predict() does not), and AIC and BIC do not count their parameters."
+)
 
-def network_text(networks: Networks, design: Design) -> list[str]:
-    """Lines of the summary: one block a network, then what the other numbers mean beside them."""
+
+def network_text(networks: Networks, design: Design, importance: Importance | None = None) -> list[str]:
+    """Lines of the summary: one block a network, then what the other numbers mean beside them.
+
+    Parameters
+    ----------
+    networks : Networks
+    design : Design
+    importance : Importance, optional
+        What the networks explain; without it those lines are left out.
+    """
     lines = ["", "Networks:"]
-    for spec, parameters in zip(networks.specs, networks.n_parameters, strict=True):
-        lines += [f" {spec.label}", f"   {_shape(spec)}, {parameters} parameters"]
-    share = float(np.var(networks.fitted) / np.var(design.y))
+    for k, (spec, parameters) in enumerate(zip(networks.specs, networks.n_parameters, strict=True)):
+        lines += [*_wrapped(spec.label, 1), f"   {_shape(spec)}, {parameters} parameters"]
+        if importance is not None:
+            lines += _explained(importance, k, spec, design.response)
     epochs = len(networks.history["epoch"]) // len(networks.members)
     best = ", ".join(str(epoch) for epoch in networks.best_epoch)
     how = f"cross-fitted in {len(networks.members)} folds" if networks.out_of_fold else "fitted on all rows"
     lines.append(f" {how}; {epochs} epochs, best by held-out rows: {best}")
-    lines.append(f" variance of the networks' part over that of the response: {share:.3f}")
-    lines.append(" Estimates, standard errors and criteria above take the networks as known.")
-    return lines
+    if importance is not None:
+        which = f"{importance.n_rows} {'held-out rows' if importance.held_out else 'rows of the fit'}"
+        lines += _wrapped(
+            f"Explained: rise of the squared error of {which} without the network, as share of the variance of "
+            f"{design.response}; importance: the same with one input permuted.",
+            1,
+        )
+    return lines + _wrapped(KNOWN, 1)
+
+
+def _explained(importance: Importance, network: int, spec: NetSpec, response: str) -> list[str]:
+    """The share that a network explains, and its inputs by importance."""
+    sizes = [len(each.blocks) for each in importance.specs]
+    table = importance.table.iloc[sum(sizes[:network]) : sum(sizes[: network + 1])]
+    table = table.sort_values("importance", ascending=False, kind="stable")
+    shown = [f"{row.input} {row.importance:.3f}" for row in table.head(SHOWN_INPUTS).itertuples()]
+    more = f", and {len(table) - SHOWN_INPUTS} more" if len(table) > SHOWN_INPUTS else ""
+    share = f"   explains {importance.explained[network]:.3f} of the variance of {response}"
+    return [share, *_wrapped(f"importance of inputs: {', '.join(shown)}{more}", 3)]
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """A long line as several, of at most 80 characters."""
+    first = " " * indent
+    return textwrap.wrap(
+        text, 80, initial_indent=first, subsequent_indent=first + "  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _shape(spec: NetSpec) -> str:
     factors = sum(q > 0 for q in spec.levels)
     inputs = f"{len(spec.blocks)} input{'s' if len(spec.blocks) > 1 else ''}"
-    arrays = [f"{block.name} {block.shape}" for block in spec.blocks if block.shape]
+    arrays = [f"{block.name}[{', '.join(map(str, block.shape))}]" for block in spec.blocks if block.shape]
     if arrays:
         inputs += f" (arrays: {', '.join(arrays)})"
     if spec.class_name:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pylmernn.fit import plot_networks
 from pylmernn.fit.networks import plot_history
 from pylmernn.fit.predict import fixed_part
 from pylmernn.formula.design import DesignError, FloatArray
@@ -29,7 +30,8 @@ def draw(fit: MixedFit, kind: str, **options: Any) -> Axes | Figure:
     Parameters
     ----------
     fit : MixedFit
-    kind : {"residuals", "ranef", "caterpillar", "qq", "shrinkage", "history"}
+    kind : str
+        A name in ``kinds`` below.
     **options
         Passed to the function of that kind.
     """
@@ -40,6 +42,9 @@ def draw(fit: MixedFit, kind: str, **options: Any) -> Axes | Figure:
         "qq": qq,
         "shrinkage": shrinkage,
         "history": history,
+        "predicted": plot_networks.predicted,
+        "importance": plot_networks.importance,
+        "partial": plot_networks.partial,
     }
     if kind not in kinds:
         raise DesignError(f"plot has no kind '{kind}': use one of {', '.join(kinds)}.")

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.fit import diagnostics, tidy
-from pylmernn.fit import networks as nets
 from pylmernn.fit import summary as summaries
+from pylmernn.fit.networks import network_text
 from pylmernn.fit.predict import fixed_part
 from pylmernn.fit.verbs_estimates import EstimateVerbs
+from pylmernn.fit.verbs_networks import NetworkVerbs
 from pylmernn.fit.verbs_prediction import PredictionVerbs
-from pylmernn.formula.design import DesignError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pylmernn.fit.mixedfit import MixedFit
 
 
-class OutputVerbs(EstimateVerbs, PredictionVerbs):
+class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
     """Printing, tables in the shape of broom.mixed, pictures and files."""
 
     def summary(self) -> summaries.Summary:
@@ -54,20 +54,8 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
             coefficients=self._coefficient_table(),
             vcov=self.vcov(),
             messages=self._messages,
-            networks=() if networks is None else tuple(nets.network_text(networks, self.design)),
+            networks=() if networks is None else tuple(network_text(networks, self.design, self._importance)),
         )
-
-    def history(self) -> pd.DataFrame:
-        """How the networks were trained: one row an epoch with loss, held-out error, sigma and seconds.
-
-        Raises
-        ------
-        DesignError
-            Where the model has no network.
-        """
-        if self.estimates.networks is None:
-            raise DesignError("this model has no network, so there is no training to tell of.")
-        return nets.history_frame(self.estimates.networks)
 
     def _criteria(self) -> dict[str, float]:
         if self.isREML():
@@ -171,10 +159,11 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs):
 
         Parameters
         ----------
-        kind : {"residuals", "ranef", "qq", "shrinkage", "history"}
+        kind : {"residuals", "ranef", "qq", "shrinkage", "predicted", "history", "importance", "partial"}
             Residuals against fitted values; conditional modes with their intervals (a caterpillar plot); their normal
-            quantiles; or the lines of each level, by least squares on its own rows, by the fixed effects, and shrunken
-            between the two; or the training of the networks.
+            quantiles; the lines of each level, by least squares on its own rows, by the fixed effects, and shrunken
+            between the two; observed against predicted responses; and of networks their training, the importance of
+            their inputs, and their partial dependence on them.
         **options
             ``group=`` picks the grouping factor; ``ax=`` draws into given axes where one is enough; see
             :mod:`pylmernn.fit.plot`.
