@@ -185,7 +185,7 @@ def test_sequences(module):
     fit = fit_with("y ~ nn(s, net = 'series') + (1 | g)", data, module, name="series", learning_rate=1e-2)
     plain = pylmernn.lmernn("y ~ mean + (1 | g)", data)
     assert error_of(fit, new) < 0.4 * error_of(plain, new)
-    assert "1 input (arrays: s (12, 2)), module" in str(fit.summary())
+    assert "1 input (arrays: s[12, 2]), module" in str(fit.summary())
 
 
 def test_images():
@@ -200,7 +200,7 @@ def test_arrays_in_a_network_from_arguments():
     with pytest.warns(UserWarning, match="1841 parameters for 1500 rows"):
         fit = pylmernn.lmernn("y ~ nn(s, hidden = c(40, 20)) + (1 | g)", data, control=quick(), seed=1)
     assert error_of(fit, new) < 0.7 * error_of(pylmernn.lmernn("y ~ mean + (1 | g)", data), new)
-    assert "1 input (arrays: s (12, 2)), hidden layers 40-20" in str(fit.summary())
+    assert "1 input (arrays: s[12, 2]), hidden layers 40-20" in str(fit.summary())
 
 
 def test_raw_inputs_where_they_are_asked_for():
@@ -239,7 +239,7 @@ def test_a_saved_fit_holds_weights_but_no_code(tmp_path):
         fit = pylmernn.lmernn(formula, data, nets=given, control=quick(epochs=2), seed=1)
     fit.save(tmp_path / "fit.safetensors")
     bare = pylmernn.load(tmp_path / "fit.safetensors")
-    assert "1 input (arrays: s (12, 2)), module Recurrent, 977 parameters" in str(bare.summary())
+    assert "1 input (arrays: s[12, 2]), module Recurrent, 977 parameters" in str(bare.summary())
     assert bare.ranef()["g"].equals(fit.ranef()["g"])
     np.testing.assert_array_equal(bare.fitted(), fit.fitted())
     np.testing.assert_array_equal(np.stack(bare.model_frame()["s"].to_list()), np.stack(data["s"].to_list()))
