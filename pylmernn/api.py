@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pylmernn.engines import alternating
+from pylmernn.engines import alternating, exact
 from pylmernn.engines.control import Control
-from pylmernn.engines.methods import METHODS, choose_method
+from pylmernn.engines.methods import METHODS, NETWORK_METHODS, choose_method
 from pylmernn.fit.mixedfit import MixedFit
 from pylmernn.fit.state import fit_messages
 from pylmernn.formula import build
@@ -76,9 +76,11 @@ def lmernn(
         an input in the order of the formula: numbers (m,), factors as level codes (m,) in int64, arrays (m, *shape).
         Numbers are standardised, arrays by one centre and scale, or one for each entry of the last axis (the
         channels) where they have two axes or more. It returns (m,) or (m, 1).
-    method : {"auto", "profiled", "iterative", "alternating"}
-        "profiled" is exact; "iterative" is for crossed factors with too many levels for that; "alternating" trains
-        networks; "auto" chooses.
+    method : {"auto", "profiled", "iterative", "alternating", "lmmnn", "menets"}
+        "profiled" is exact; "iterative" is for crossed factors with too many levels for that. With networks:
+        "alternating" trains them between exact steps on all rows; "lmmnn" on the mini-batch likelihood of Simchoni &
+        Rosset (2023), with ``Training(preset="faithful")`` as their code does; "menets" is the EM algorithm of Xiong et
+        al. (2019) for one grouping factor. "auto" chooses.
     control : Control, optional
         Tolerances of the engine and settings of the training.
     device : {"auto", "cpu", "cuda"}
@@ -135,6 +137,8 @@ def lmernn(
         warnings.warn(message, UserWarning, stacklevel=2)
     if estimates.networks is not None:
         design = alternating.with_networks(design, estimates.networks.fitted)
+    if method == "lmmnn":
+        design = exact.with_learned(design)
     return MixedFit(design, estimates, frame, call)
 
 
@@ -182,11 +186,16 @@ def _check_options(method: str, control: Control | None, device: str, seed: int 
 def method_for(design: Design, method: str, control: Control | None) -> str:
     """The method asked for, or the one that suits the design."""
     if method == "auto":
-        return choose_method(design, control)
-    if design.nets and method != "alternating":
+        method = choose_method(design, control)
+    located = [t.label for t in design.random if t.covariance == "embed" and t.locations is not None]
+    if located and method != "lmmnn":
+        raise DesignError(f"{located[0]}: its features are learned by method 'lmmnn' only, not by '{method}'.")
+    if located and not design.nets:
+        raise DesignError(f"{located[0]}: method 'lmmnn' trains it beside a network: add a term such as nn(x1, x2).")
+    if design.nets and method not in NETWORK_METHODS:
         raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
-    if not design.nets and method == "alternating":
-        raise DesignError("method 'alternating' is for networks: add a term such as nn(x1, x2), or use method='auto'.")
+    if not design.nets and method in NETWORK_METHODS:
+        raise DesignError(f"method '{method}' is for networks: add a term such as nn(x1, x2), or use method='auto'.")
     return method
 
 
@@ -247,7 +256,7 @@ def progress_bar(show: bool, method: str) -> Iterator[Callable[[int, float], Non
         return
     from tqdm import tqdm
 
-    unit, what = (" epochs", "held-out error") if method == "alternating" else (" evaluations", "objective")
+    unit, what = (" epochs", "held-out error") if method in NETWORK_METHODS else (" evaluations", "objective")
     with tqdm(desc="lmernn", unit=unit, file=sys.stderr) as bar:
 
         def step(number: int, value: float) -> None:

@@ -17,7 +17,7 @@ from pylmernn.covariance.structure import Structure
 from pylmernn.covariance.unstructured import Unstructured
 from pylmernn.formula.design import FloatArray, RandomTerm
 
-STRUCTURES: dict[str, Structure] = {"us": Unstructured(), "diag": Diagonal(), "gp": Process()}
+STRUCTURES: dict[str, Structure] = {"us": Unstructured(), "diag": Diagonal(), "gp": Process(), "embed": Diagonal()}
 
 
 def structure(name: str) -> Structure:

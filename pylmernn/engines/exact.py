@@ -1,13 +1,14 @@
-"""The exact engine whatever the random terms are: bars alone, or with Gaussian processes."""
+"""The engine that suits the random terms: bars alone, with Gaussian processes, or one field of many locations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.engines import profiled, spatialfit
+from pylmernn.engines import profiled, spatialfit, vecchia, vecchiafit
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.profiled import Problem
@@ -22,8 +23,46 @@ def has_fields(design: Design) -> bool:
     return any(term.covariance == "gp" for term in design.random)
 
 
+def wants_vecchia(design: Design, control: Control) -> bool:
+    """Whether the design is one field with more locations than an exact factor is offered for.
+
+    Raises
+    ------
+    ValueError
+        Where so many locations stand beside other random terms.
+    """
+    count = sum(term.n_levels for term in design.random if term.covariance == "gp")
+    if count <= control.dense_limit:
+        return False
+    if not vecchia.offered(design):
+        raise ValueError(
+            f"the model has {count} locations beside other random terms, more than the {control.dense_limit} that an "
+            "exact factor is offered for: round the coordinates, or raise dense_limit if memory and patience allow."
+        )
+    return True
+
+
+def check_features(design: Design) -> None:
+    """Raise ValueError where method "lmmnn" has learned the features of a term, which theta says nothing of."""
+    for term in design.random:
+        if term.covariance == "embed" and (term.locations is not None or term.options.get("learned")):
+            raise ValueError(
+                f"{term.label}: its features were learned by method 'lmmnn' together with the networks, so this cannot "
+                "be computed from the covariance alone; estimates and predictions are there."
+            )
+
+
+def with_learned(design: Design) -> Design:
+    """The design after method "lmmnn": terms ``embed(1 | g)`` are marked as learned."""
+    random = tuple(
+        replace(t, options={**t.options, "learned": True}) if t.covariance == "embed" else t for t in design.random
+    )
+    return replace(design, random=random)
+
+
 def problem_for(design: Design, REML: bool, device: str = "cpu") -> Problem | SpatialProblem:
     """The design ready to be evaluated; both kinds offer start, search, at and modes."""
+    check_features(design)
     return (SpatialProblem if has_fields(design) else Problem)(design, REML, device)
 
 
@@ -42,6 +81,8 @@ def fit(
         If ``start`` has the wrong length.
     """
     control = control or Control()
+    if wants_vecchia(design, control):
+        return vecchiafit.fit(design, REML, control, start, callback)
     problem = problem_for(design, REML, control.device)
     if isinstance(problem, SpatialProblem):
         return spatialfit.fit(problem, control, start, callback)

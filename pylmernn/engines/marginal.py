@@ -56,7 +56,10 @@ class Part(Protocol):
     ``data`` holds tensors with a row for each row of the design; ``covariance`` takes the same of a batch.
     """
 
-    data: tuple[torch.Tensor, ...]
+    @property
+    def data(self) -> tuple[torch.Tensor, ...]:
+        """Rows of the design."""
+        ...
 
     def covariance(self, rows: Rows, parameters: Any) -> torch.Tensor:
         """The part of V, (m, m) in float64."""
@@ -74,7 +77,8 @@ class LevelPart:
     def __init__(self, term: RandomTerm) -> None:
         codes = torch.from_numpy(term.codes.astype(np.int32))
         constant = term.width == 1 and bool((term.columns == 1.0).all())
-        self.data = (codes,) if constant else (codes, torch.from_numpy(np.ascontiguousarray(term.columns)))
+        columns = () if constant else (torch.from_numpy(np.ascontiguousarray(term.columns)),)
+        self.data: tuple[torch.Tensor, ...] = (codes, *columns)
 
     def covariance(self, rows: Rows, parameters: torch.Tensor) -> torch.Tensor:
         """The part of V, (m, m)."""

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from pylmernn.engines import alternating, exact, iterative, profiled
+from pylmernn.engines import alternating, exact, iterative, profiled, vecchiafit
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design
 
+
+def _later(engine: str) -> Callable[..., Estimates]:
+    """The fit of an engine that needs torch, which is imported when it is first called."""
+
+    def fit(design: Design, *arguments: Any, **settings: Any) -> Estimates:
+        found: Estimates = importlib.import_module(f"pylmernn.engines.{engine}").fit(design, *arguments, **settings)
+        return found
+
+    return fit
+
+
 METHODS: dict[str, Callable[..., Estimates]] = {
     "profiled": exact.fit,
     "iterative": iterative.fit,
+    "vecchia": vecchiafit.fit,
     "alternating": alternating.fit,
+    "lmmnn": _later("lmmnn"),
 }
+#: those that train networks
+NETWORK_METHODS = ("alternating", "lmmnn")
 
 
 def choose_method(design: Design, control: Control | None = None) -> str:
-    """What ``method="auto"`` means: alternating with networks, else exact unless the rest is beyond ``dense_limit``.
+    """What ``method="auto"`` means.
+
+    "lmmnn" with ``embed(lon, lat)``, else "alternating" with networks, else exact unless more than ``dense_limit``
+    random effects, or locations of a ``gp()``, would have to be factored together.
 
     Parameters
     ----------
@@ -30,12 +50,14 @@ def choose_method(design: Design, control: Control | None = None) -> str:
     Returns
     -------
     str
-        ``"alternating"``, ``"profiled"`` or ``"iterative"``.
+        ``"alternating"``, ``"lmmnn"``, ``"profiled"``, ``"iterative"`` or ``"vecchia"``.
     """
+    if any(t.covariance == "embed" and t.locations is not None for t in design.random):
+        return "lmmnn"
     if design.nets:
         return "alternating"
     if exact.has_fields(design):
-        return "profiled"
+        return "vecchia" if exact.wants_vecchia(design, control or Control()) else "profiled"
     control = control or Control()
     plan = profiled.layout(design.random)
     sizes = [design.random[t[0]].n_levels * sum(design.random[i].width for i in t) for t in plan.factors]

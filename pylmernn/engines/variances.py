@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.engines import barvariances, spatialvariances
+from pylmernn.engines import barvariances, spatialvariances, vecchiafit
+from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
-from pylmernn.engines.exact import has_fields
+from pylmernn.engines.exact import check_features, has_fields, wants_vecchia
 from pylmernn.formula.design import Design, NewRows
 
 FloatArray = NDArray[np.float64]
@@ -29,6 +30,9 @@ def conditional_variance(design: Design, estimates: Estimates) -> tuple[FloatArr
     tuple of ndarray, shape (q_k, d_k, d_k)
         One for each random term, in the units of y squared.
     """
+    check_features(design)
+    if _is_vecchia(design, estimates):
+        return vecchiafit.conditional_variance(design, estimates)
     of = spatialvariances if has_fields(design) else barvariances
     return of.conditional_variance(design, estimates)
 
@@ -54,5 +58,12 @@ def prediction_variance(
         In the units of y squared. A level that the fit has not seen adds its whole prior variance; a field at a new
         location adds what its neighbours leave open.
     """
+    check_features(design)
+    if _is_vecchia(design, estimates):
+        return vecchiafit.prediction_variance(design, estimates, rows, include)
     of = spatialvariances if has_fields(design) else barvariances
     return of.prediction_variance(design, estimates, rows, include)
+
+
+def _is_vecchia(design: Design, estimates: Estimates) -> bool:
+    return estimates.method == "vecchia" or (has_fields(design) and wants_vecchia(design, Control()))

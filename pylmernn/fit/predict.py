@@ -14,6 +14,7 @@ from pylmernn.covariance import theta_sizes
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.fields import field_between, fields_of
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows, NewTerm, RandomTerm
+from pylmernn.mean.embedding import Embedding
 
 #: For each random term, which of its columns take part.
 Selection = Sequence[np.ndarray]
@@ -108,6 +109,12 @@ def check_levels(design: Design, rows: NewRows, selection: Selection) -> None:
             )
 
 
+def _embedding(estimates: Estimates, k: int) -> Embedding | None:
+    """The learned function of coordinates of random term k, where it has one."""
+    found = () if estimates.networks is None else estimates.networks.embeddings
+    return found[k] if found else None
+
+
 def mean(
     design: Design, estimates: Estimates, rows: NewRows, selection: Selection, random_only: bool = False
 ) -> FloatArray:
@@ -115,7 +122,10 @@ def mean(
     total = np.zeros(len(rows.X))
     thetas = np.split(estimates.theta, np.cumsum(theta_sizes(design.random))[:-1])
     for k, (new, keep) in enumerate(zip(rows.random, selection, strict=True)):
-        if keep.any() and new.locations is not None:
+        embedding = _embedding(estimates, k)
+        if keep.any() and new.locations is not None and embedding is not None:
+            total += embedding.values(new.locations)
+        elif keep.any() and new.locations is not None:
             total += field_part(design.random[k], new, thetas[k], estimates.u[k], estimates.b[k])
         elif keep.any():
             total += term_part(new.codes, new.columns, estimates.b[k] * keep)

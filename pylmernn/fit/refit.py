@@ -10,7 +10,7 @@ import pandas as pd
 
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
-from pylmernn.engines.methods import METHODS
+from pylmernn.engines.methods import METHODS, NETWORK_METHODS
 from pylmernn.formula.design import Design, DesignError, FloatArray
 
 
@@ -18,7 +18,7 @@ def estimate(
     design: Design, method: str, REML: bool, control: Control | None = None, start: FloatArray | None = None
 ) -> Estimates:
     """Estimate a design by a method of the registry; fitted networks are kept, they stand in its offset."""
-    method = "profiled" if method == "alternating" else method
+    method = "profiled" if method in NETWORK_METHODS else method
     return METHODS[method](design, REML=REML, control=control, start=start)
 
 

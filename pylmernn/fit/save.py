@@ -18,6 +18,7 @@ from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
+from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.networks import NetSpec, Networks, with_modules
 from pylmernn.training.options import Training
 
@@ -271,7 +272,25 @@ def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
         "history": networks.history,
         "best_epoch": networks.best_epoch,
         "out_of_fold": networks.out_of_fold,
+        "embeddings": [_put_embedding(parts, k, embedding) for k, embedding in enumerate(networks.embeddings)],
     }
+
+
+def _put_embedding(parts: Parts, k: int, embedding: Embedding | None) -> dict[str, Any] | None:
+    if embedding is None:
+        return None
+    for name, value in embedding.weights.items():
+        parts.put(f"networks.embedding.{k}.{name}", value)
+    fields = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name != "weights"}
+    return {**fields, "weights": list(embedding.weights)}
+
+
+def _get_embedding(parts: Parts, k: int, meta: dict[str, Any] | None) -> Embedding | None:
+    if meta is None:
+        return None
+    weights = {name: parts.arrays[f"networks.embedding.{k}.{name}"] for name in meta["weights"]}
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
+    return Embedding(**{**given, "weights": weights})
 
 
 def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
@@ -291,6 +310,7 @@ def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
         best_epoch=tuple(meta["best_epoch"]),
         out_of_fold=meta["out_of_fold"],
         learned=None if learned is None else np.unpackbits(learned, axis=1, count=len(fitted)).astype(bool),
+        embeddings=tuple(_get_embedding(parts, k, one) for k, one in enumerate(meta.get("embeddings", []))),
     )
 
 

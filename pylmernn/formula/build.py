@@ -15,7 +15,7 @@ from pylmernn.formula.contrasts import Contrast, read_contrast
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, RandomTerm, make_design
 from pylmernn.formula.evaluate import Evaluator
-from pylmernn.formula.fields import FieldCall, field_term, read_fields
+from pylmernn.formula.fields import FIELDS, FieldCall, embed_options, field_term, read_fields
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.frame import NA_ACTIONS, ModelFrame, Source
 from pylmernn.formula.modelmatrix import model_matrix
@@ -59,8 +59,8 @@ def build(
     contrasts : dict, optional
         By variable: ``"treatment"``, ``"sum"``, ``"helmert"``, ``"poly"``, or a matrix with a row a level. They hold
         for the fixed effects; random terms use the defaults, as in lme4.
-    nets : dict of dict, optional
-        Options of networks by name, ``{"nn": {"hidden": (20, 10)}}``.
+    nets : dict, optional
+        By name, options of networks, ``{"nn": {"hidden": (20, 10)}}``, or torch modules; see :func:`pylmernn.lmernn`.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def _evaluate(
 def _refuse_later_terms(formula: Formula, table: pd.DataFrame) -> None:
     """Words of the formula language that later versions fit."""
     for call in formula.specials:
-        if call.function in ("nn", "gp"):
+        if call.function in ("nn", *FIELDS):
             continue
         raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
     for bar in formula.random:
@@ -271,7 +271,19 @@ def _random_term(bar: Bar, values: Mapping[str, Value], group: Factor, n: int) -
         matrix.names,
         covariance=bar.structure,
         label=bar.label,
+        options=_bar_options(bar, matrix.names),
     )
+
+
+def _bar_options(bar: Bar, columns: Sequence[str]) -> dict[str, Any]:
+    """Options of the structure of a bar, as plain values."""
+    if bar.structure != "embed":
+        return {}
+    if list(columns) != ["(Intercept)"]:
+        raise DesignError(
+            f"{bar.label}: embed() of a factor takes an intercept only: write embed(1 | group, dim = 100)."
+        )
+    return embed_options({str(a.name): a.value for a in bar.options}, bar.label, ("dim",))
 
 
 def _numbers(value: Value) -> FloatArray:

@@ -1,8 +1,8 @@
-"""``gp(lon, lat)`` in a formula: which columns are coordinates, and the distinct locations of the rows."""
+"""``gp(lon, lat)`` and ``embed(lon, lat)`` in a formula: which columns are coordinates, and the distinct locations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from pylmernn.formula.design import DesignError, FloatArray, NewTerm, RandomTerm
 from pylmernn.formula.formula import Formula
 from pylmernn.formula.nodes import Call, Node, String, deparse
+from pylmernn.formula.options import literal
 from pylmernn.formula.values import Factor, Value
 
 #: correlation functions by name, as brms spells them; pylmernn.covariance.kernels has their formulas
 COVARIANCES = ("exp_quad", "matern32", "matern52", "exponential")
 
+#: calls whose arguments are coordinates
+FIELDS = ("gp", "embed")
+
 
 @dataclass(frozen=True)
 class FieldCall:
-    """One ``gp(...)`` taken apart.
+    """One ``gp(...)`` or ``embed(...)`` taken apart.
 
     Attributes
     ----------
@@ -30,24 +34,28 @@ class FieldCall:
         Its name without options, ``"gp(lon, lat)"``.
     inputs : dict of Node
         The expressions of its coordinates, by their text.
-    cov : str
+    covariance : str
+        ``"gp"`` or ``"embed"``.
+    options : dict
+        ``{"cov": "exp_quad"}``, or ``{"dim": 100, "hidden": (100, 100)}``.
     """
 
     label: str
     group: str
     inputs: dict[str, Node]
-    cov: str
+    covariance: str
+    options: dict[str, Any]
 
 
 def read_fields(formula: Formula) -> tuple[FieldCall, ...]:
-    """The Gaussian processes of a formula.
+    """The Gaussian processes and learned fields of a formula.
 
     Raises
     ------
     DesignError
-        For a process without coordinates, an unknown option or correlation function, or one written twice.
+        For a field without coordinates, an unknown option or correlation function, or one written twice.
     """
-    calls = tuple(_read(call) for call in formula.specials if call.function == "gp")
+    calls = tuple(_read(call) for call in formula.specials if call.function in FIELDS)
     groups = [call.group for call in calls]
     for group in groups:
         if groups.count(group) > 1:
@@ -59,17 +67,43 @@ def _read(call: Call) -> FieldCall:
     label = deparse(call)
     coordinates = {deparse(a.value): a.value for a in call.arguments if a.name is None}
     if not coordinates:
-        raise DesignError(f"{label}: name the columns of the coordinates, gp(lon, lat).")
-    cov = "exp_quad"
-    for argument in call.arguments:
-        if argument.name is None:
-            continue
-        if argument.name != "cov":
-            raise DesignError(f"{label}: unknown option '{argument.name}'; gp() takes cov.")
-        cov = argument.value.value if isinstance(argument.value, String) else deparse(argument.value)
-        if cov not in COVARIANCES:
-            raise DesignError(f"{label}: cov is {deparse(argument.value)}; use one of {', '.join(COVARIANCES)}.")
-    return FieldCall(label, f"gp({', '.join(coordinates)})", coordinates, cov)
+        raise DesignError(f"{label}: name the columns of the coordinates, {call.function}(lon, lat).")
+    group = f"{call.function}({', '.join(coordinates)})"
+    given = {a.name: a.value for a in call.arguments if a.name is not None}
+    if call.function == "embed":
+        return FieldCall(label, group, coordinates, "embed", embed_options(given, label, ("dim", "hidden")))
+    unknown = sorted(set(given) - {"cov"})
+    if unknown:
+        raise DesignError(f"{label}: unknown option '{unknown[0]}'; gp() takes cov.")
+    value = given.get("cov", String("exp_quad"))
+    cov = value.value if isinstance(value, String) else deparse(value)
+    if cov not in COVARIANCES:
+        raise DesignError(f"{label}: cov is {deparse(value)}; use one of {', '.join(COVARIANCES)}.")
+    return FieldCall(label, group, coordinates, "gp", {"cov": cov})
+
+
+def embed_options(given: Mapping[str, Node], label: str, names: Sequence[str]) -> dict[str, Any]:
+    """The options of ``embed(...)`` as plain values.
+
+    Parameters
+    ----------
+    given : mapping
+        Arguments by name.
+    label : str
+    names : sequence of str
+        Those that exist: dim for a factor, dim and hidden for coordinates.
+    """
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise DesignError(f"{label}: unknown option '{unknown[0]}'; embed() takes {' and '.join(names)} here.")
+    options = {name: literal(value, label) for name, value in given.items()}
+    sizes = [("dim", options.get("dim", 1))]
+    hidden = options.get("hidden", ())
+    sizes += [("hidden", units) for units in (hidden if isinstance(hidden, tuple) else (hidden,))]
+    for name, size in sizes:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise DesignError(f"{label}: {name} holds {size}; it takes whole numbers of at least 1.")
+    return options
 
 
 def coordinates_of(call: FieldCall, values: Mapping[str, Value]) -> FloatArray:
@@ -95,7 +129,7 @@ def location_names(locations: FloatArray) -> NDArray[Any]:
 
 
 def field_term(call: FieldCall, values: Mapping[str, Value]) -> RandomTerm:
-    """The random term of a process: its levels are the distinct locations."""
+    """The random term of a field: its levels are the distinct locations."""
     coordinates = coordinates_of(call, values)
     codes, locations, names = distinct_locations(coordinates)
     return RandomTerm(
@@ -103,11 +137,11 @@ def field_term(call: FieldCall, values: Mapping[str, Value]) -> RandomTerm:
         codes=codes,
         levels=names,
         columns=np.ones((len(codes), 1)),
-        column_names=(call.cov,),
-        covariance="gp",
+        column_names=(call.options.get("cov", "(Intercept)"),),
+        covariance=call.covariance,
         label=call.label,
         locations=locations,
-        options={"cov": call.cov},
+        options=call.options,
     )
 
 

@@ -32,6 +32,7 @@ FITTED_STRUCTURES = frozenset(
     [
         "us",
         "diag",
+        "embed",
     ]
 )
 #: calls that are terms of their own, neither fixed effects nor bars
@@ -144,7 +145,8 @@ def parse(text: str) -> Formula:
     text : str
         lme4's grammar, ``"y ~ x + (x | g)"``. Fixed effects take R's ``+ : * ^ %in% / -``, ``0``, ``1``, ``.`` and
         calls such as ``log(x)`` or ``poly(x, 2)``; random terms are ``(x | g)``, ``(x || g)``, ``(1 | a/b)``,
-        ``(1 | a:b)``, ``(1 | a*b)``, ``us(x | g)`` and ``diag(x | g)``. ``**`` is read as ``^``, ``[1, 2]`` as
+        ``(1 | a:b)``, ``(1 | a*b)``, ``us(x | g)``, ``diag(x | g)`` and ``embed(1 | g, dim=100)``; ``gp(lon, lat)`` and
+        ``embed(lon, lat)`` are terms over coordinates. ``**`` is read as ``^``, ``[1, 2]`` as
         ``c(1, 2)``, ``True`` as ``TRUE``; a column whose name is no name of R stands in backticks.
 
     Returns
@@ -253,10 +255,12 @@ def _structured(call: Call, inner: Binary) -> Bar:
     bar = Bar(inner.left, inner.right, call.function, call.arguments[1:], double=inner.operator == "||")
     if call.function not in FITTED_STRUCTURES:
         raise DesignError(
-            f"{deparse(call)}: this version does not fit {call.function}() terms yet, only us() and diag()."
+            f"{deparse(call)}: this version does not fit {call.function}() terms yet, only us(), diag() and embed()."
         )
     if bar.double:
         raise DesignError(f"{deparse(call)}: write a single bar inside {call.function}().")
+    if call.function == "embed":
+        return _checked(bar)
     for option in bar.options:
         if option.name == "hom" and option.value == Constant("FALSE"):
             continue

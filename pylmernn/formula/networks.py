@@ -10,19 +10,8 @@ import numpy as np
 
 from pylmernn.formula.design import DesignError, FloatArray, NetTerm
 from pylmernn.formula.formula import Formula, parse
-from pylmernn.formula.nodes import (
-    Argument,
-    Call,
-    Constant,
-    Name,
-    Node,
-    Number,
-    Paren,
-    String,
-    Unary,
-    deparse,
-    names_in,
-)
+from pylmernn.formula.nodes import Argument, Call, Name, Node, deparse, names_in
+from pylmernn.formula.options import literal
 from pylmernn.formula.values import Factor, Value
 
 
@@ -83,8 +72,8 @@ def read_networks(formula: Formula, nets: Mapping[str, Any] | None = None) -> tu
             out.append(replace(call, module=more))
         else:
             raise DesignError(
-                f"nets['{call.name}'] is of type {type(more).__name__}: give options such as dict(hidden=(100, 50)), a torch "
-                "module, or a function that returns one."
+                f"nets['{call.name}'] is of type {type(more).__name__}: give options such as dict(hidden=(100, 50)), a "
+                "torch module, or a function that returns one."
             )
     return tuple(out)
 
@@ -157,27 +146,8 @@ def check_inputs(calls: Sequence[NetCall], formula: Formula) -> None:
 def _read(call: Call) -> NetCall:
     label = deparse(call)
     inputs = {deparse(a.value): a.value for a in call.arguments if a.name is None}
-    options = {a.name: _literal(a.value, label) for a in call.arguments if a.name is not None}
+    options = {a.name: literal(a.value, label) for a in call.arguments if a.name is not None}
     name = options.pop("net", "nn")
     if not inputs:
         raise DesignError(f"{label}: name the columns that the network takes, nn(x1, x2), or nn(.) for all others.")
     return NetCall(label, str(name), inputs, {str(k): v for k, v in options.items()})
-
-
-def _literal(node: Node, label: str) -> Any:
-    """An option as a Python value: a number, a text, TRUE or FALSE, or ``c(...)`` of those."""
-    if isinstance(node, Number):
-        return int(node.value) if float(node.value).is_integer() else node.value
-    if isinstance(node, String):
-        return node.value
-    if isinstance(node, Constant) and node.id in ("TRUE", "FALSE"):
-        return node.id == "TRUE"
-    if isinstance(node, Constant) and node.id == "NULL":
-        return ()
-    if isinstance(node, Paren):
-        return _literal(node.inner, label)
-    if isinstance(node, Unary) and node.operator == "-":
-        return -_literal(node.operand, label)
-    if isinstance(node, Call) and node.function == "c":
-        return tuple(_literal(a.value, label) for a in node.arguments)
-    raise DesignError(f"{label}: the option '{deparse(node)}' must be a plain number, text, TRUE, FALSE or c(...).")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pylmernn.formula.design import DesignError
-from pylmernn.formula.nodes import Call, Node, deparse
+from pylmernn.formula.nodes import Call, Constant, Node, Number, Paren, String, Unary, deparse
 
 
 def bind(call: Call, *names: str) -> dict[str, Node]:
@@ -46,3 +46,22 @@ def number(env: Any, node: Node, call: Call) -> float:
 def flag(env: Any, node: Node | None, call: Call) -> bool:
     """An option that is TRUE or FALSE; False where it is not given."""
     return node is not None and number(env, node, call) != 0
+
+
+def literal(node: Node, label: str) -> Any:
+    """An option as a Python value: a number, a text, TRUE or FALSE, or ``c(...)`` of those."""
+    if isinstance(node, Number):
+        return int(node.value) if float(node.value).is_integer() else node.value
+    if isinstance(node, String):
+        return node.value
+    if isinstance(node, Constant) and node.id in ("TRUE", "FALSE"):
+        return node.id == "TRUE"
+    if isinstance(node, Constant) and node.id == "NULL":
+        return ()
+    if isinstance(node, Paren):
+        return literal(node.inner, label)
+    if isinstance(node, Unary) and node.operator == "-":
+        return -literal(node.operand, label)
+    if isinstance(node, Call) and node.function == "c":
+        return tuple(literal(a.value, label) for a in node.arguments)
+    raise DesignError(f"{label}: the option '{deparse(node)}' must be a plain number, text, TRUE, FALSE or c(...).")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.formula.design import DesignError, NetTerm
+from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.inputs import Block, block_moments, blocks_of, moments
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class Networks:
     out_of_fold : bool
     learned : ndarray of bool, shape (members, n), or None
         Which rows each member has learnt from; at the others its values are out of sample. None where unknown.
+    embeddings : tuple of Embedding or None
+        Of each random term ``embed(lon, lat)``, its learned function of the coordinates; None for the other terms.
+        Empty where no term has one.
     """
 
     specs: tuple[NetSpec, ...]
@@ -94,6 +98,7 @@ class Networks:
     best_epoch: tuple[int, ...]
     out_of_fold: bool
     learned: NDArray[np.bool_] | None = None
+    embeddings: tuple[Embedding | None, ...] = ()
 
     @property
     def n_parameters(self) -> list[int]:

@@ -25,6 +25,12 @@ class Training:
     folds : int, optional
         Out-of-fold predictions for the variance components: by default 5 up to 20,000 rows, else 0 (in sample).
     seed : int, default 0
+    preset : {"default", "faithful"}
+        "faithful" trains method "lmmnn" as the code of Simchoni & Rosset (2023) does, so that their tables can be
+        reproduced: batches of 30 rows for one factor, else 100, in the same order every epoch, sorted by level; at most
+        500 epochs; the last tenth of the sorted rows held out; stop after 10 epochs without improvement, keeping the
+        last weights; Adam with learning rate 1e-3; raw variances from 1; networks with ReLU, dropout 0.25 and inputs as
+        they are, unless the formula says otherwise. Only epochs, batch_size, patience and seed can be set beside it.
     """
 
     epochs: int | None = None
@@ -35,6 +41,7 @@ class Training:
     patience: int | None = None
     folds: int | None = None
     seed: int = 0
+    preset: str = "default"
 
     def sized(self, n: int) -> Training:
         """The settings with every None replaced for n rows."""
