@@ -170,7 +170,8 @@ named_list <- function(options) {
 }
 
 # What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary, `history`,
-# and `inputs`, each with its expressions and levels.
+# `best_epoch` of each member, whether the networks' part of each row is `out_of_fold`, which rows no member has learnt
+# from (`held_out`), and `inputs`, each with its expressions and levels.
 keep_networks <- function(networks, reply, frame) {
   own <- grep("^networks\\.", names(reply$arrays), value = TRUE)
   list(
@@ -179,6 +180,9 @@ keep_networks <- function(networks, reply, frame) {
     lines = as.character(reply$networks$lines),
     history = as.data.frame(reply$networks$history),
     messages = as.character(reply$networks$messages),
+    best_epoch = as.integer(reply$networks$best_epoch),
+    out_of_fold = reply$networks$out_of_fold,
+    held_out = reply$arrays$held_out == 1,
     arrays = reply$arrays[own],
     inputs = lapply(networks, function(network) {
       levels <- lapply(network$inputs, function(input) {
@@ -210,12 +214,16 @@ send_kept_networks <- function(object) {
 
 # A module is a Python object: readRDS() brings back an empty pointer.
 check_modules <- function(object) {
-  modules <- own_modules(object$networks$inputs)
-  lost <- names(modules)[vapply(modules, function(module) reticulate::py_is_null_xptr(module), NA)]
+  lost <- lost_modules(object)
   if (length(lost)) {
     stop(sprintf("the network '%s' is a module of your own, which a file does not hold: put it back, %s.", lost[1L],
                  sprintf("fit <- with_nets(fit, list(%s = module))", lost[1L])), call. = FALSE)
   }
+}
+
+lost_modules <- function(object) {
+  modules <- own_modules(object$networks$inputs)
+  names(modules)[vapply(modules, function(module) reticulate::py_is_null_xptr(module), NA)]
 }
 
 #' Put your own networks back into a fit

@@ -38,7 +38,7 @@ summary.merModNN <- function(object, correlation = length(object$beta) <= 20L, .
       residuals = residuals(object, "pearson", scaled = TRUE),
       fitMsgs = character(0),
       optinfo = optimizer_info(object),
-      networks = object$networks$lines
+      networks = network_lines(object)
     ),
     class = c("summary.merModNN", "summary.merMod")
   )

@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from pylmernn.api import method_for, progress_bar, scales_differ
 from pylmernn.engines import network_variance
 from pylmernn.engines.control import Control
+from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.methods import METHODS
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
+from pylmernn.fit.effects import partial_dependence as _partial_dependence
+from pylmernn.fit.importance import permutation_importance, target_of
 from pylmernn.fit.networks import network_text
 from pylmernn.fit.save import Parts, put_networks
 from pylmernn.formula.design import Design, DesignError
@@ -148,8 +151,11 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
         "lines": network_text(networks, design),
         "history": networks.history,
         "messages": list(size_messages(networks)),
+        "best_epoch": networks.best_epoch,
+        "out_of_fold": networks.out_of_fold,
     }
-    return header, parts.arrays
+    learned = np.ones(design.n) if networks.learned is None else networks.learned.any(axis=0)
+    return header, {**parts.arrays, "held_out": 1.0 - learned}
 
 
 @answer
@@ -157,6 +163,37 @@ def network_values(meta: dict[str, Any], read: Reader) -> Reply:
     """The networks' part of the mean of ``meta["rows"]`` new rows: the networks, then the inputs of each."""
     networks = read_networks(meta, read)
     return {}, {"values": networks.values([read.matrix(meta["rows"], width) for width in meta["widths"]])}
+
+
+@answer
+def importance(meta: dict[str, Any], read: Reader) -> Reply:
+    """Permutation importance of the inputs of a fit's networks, and the lines of its summary that tell of it."""
+    design, estimates = read_fit(meta, read)
+    networks = _networks_of(estimates)
+    target = target_of(design, estimates, networks)
+    found = permutation_importance(design, networks, target, meta["n_repeats"], meta["seed"])
+    table = found.table
+    header = {
+        "network": table["network"].tolist(),
+        "input": table["input"].tolist(),
+        "lines": network_text(networks, design, found),
+    }
+    return header, {"importance": table["importance"].to_numpy(), "se": table["se"].to_numpy()}
+
+
+@answer
+def partial_dependence(meta: dict[str, Any], read: Reader) -> Reply:
+    """The mean of f against the inputs ``meta["inputs"]``; factors as level codes."""
+    design, estimates = read_fit(meta, read)
+    networks = _networks_of(estimates)
+    table = _partial_dependence(design, networks, meta["inputs"], {}, meta["grid_size"], meta["seed"])
+    return {}, {str(name): column.to_numpy() for name, column in table.items()}
+
+
+def _networks_of(estimates: Estimates) -> Networks:
+    if estimates.networks is None:
+        raise DesignError("this model has no network.")
+    return estimates.networks
 
 
 @answer
