@@ -42,6 +42,23 @@ def random_design(shape: str, seed: int = 0, n: int = 400) -> Design:
     return make_design(y, X, names, terms, weights, offset)
 
 
+def field_design(bars=(12, 7), fields=1, weighted=False, cov="matern32", n=300, q=40, seed=0):
+    """Fields over q locations, bars of which the first has a slope."""
+    rng = np.random.default_rng(seed)
+    terms = []
+    for f in range(fields):
+        codes = rng.permutation(np.r_[np.arange(q), rng.integers(0, q, n - q)]).astype(np.int32)
+        places = rng.uniform(-2, 2, (q, 2))
+        terms.append(RandomTerm(f"gp{f}", codes, np.arange(q), np.ones((n, 1)), (cov,), "gp", "", places, {"cov": cov}))
+    for k, levels in enumerate(bars):
+        codes = np.r_[np.arange(levels), rng.integers(0, levels, n - levels)].astype(np.int32)
+        columns = np.column_stack([np.ones(n), rng.normal(size=n)])[:, : 2 if k == 0 else 1]
+        terms.append(RandomTerm(f"g{k}", codes, np.arange(levels), columns, ("(Intercept)", "x")[: columns.shape[1]]))
+    X = np.column_stack([np.ones(n), rng.normal(size=n)])
+    y = 2 * rng.normal(size=n) + terms[0].locations[terms[0].codes, 0]
+    return make_design(y, X, ("a", "b"), terms, rng.uniform(0.5, 2, n) if weighted else None)
+
+
 SHAPES = [
     "one",
     "slope",

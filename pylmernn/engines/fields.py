@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,3 +154,15 @@ def derivatives(field: Field, tau: float, lscale: float, Q: FloatArray, s: Float
         columns[rows, 0], columns[rows, 1] = value @ s, slope @ s
     columns *= np.array([2.0 * tau, tau**2])
     return FieldDerivatives(2.0 * tau * value_trace, tau**2 * slope_trace, columns)
+
+
+def best_of_grid(field: Field, value: Callable[[FloatArray], float]) -> FloatArray:
+    """The tau and z (2,) of the lowest value among 21, from neighbours to half the map."""
+    best = (np.inf, np.zeros(2))
+    for lscale in np.geomspace(0.3 / SHORT * field.reach[0], 0.5 / LONG * field.reach[1], 7):
+        for tau in (0.3, 1.0, 3.0):
+            x = np.array([tau, field.z(lscale)])
+            at = value(x)
+            if at < best[0]:
+                best = (at, x)
+    return best[1]

@@ -13,10 +13,12 @@ from pylmernn.engines.exact import problem_for
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.profiled import Problem
 from pylmernn.engines.spatialfit import SpatialProblem
+from pylmernn.engines.vecchia import VecchiaProblem, offered
 from pylmernn.formula.design import Design
 
 FloatArray = NDArray[np.float64]
 
+NEAR_ENOUGH = 1000  # locations of a field alone beyond which neighbours stand for all of them during training
 STEP_SHARE = 0.1  # of the training time that may go into searching theta
 DENSE_RATE, TRAINING_RATE = 3e10, 1e10  # operations a second, to guess costs by: a clock would not be repeatable
 
@@ -38,8 +40,11 @@ def search_every(q_r: int, n: int, weights: int) -> int:
     return max(1, math.ceil(search / (STEP_SHARE * epoch)))
 
 
-def _dense_columns(problem: Problem | SpatialProblem) -> int:
-    """Random effects that an evaluation factors densely."""
+def _dense_columns(problem: Problem | SpatialProblem | VecchiaProblem) -> int:
+    """Random effects that an evaluation factors densely, or as many as take that long."""
+    if isinstance(problem, VecchiaProblem):
+        q, m = problem.neighbours.shape
+        return math.ceil((2.0 * q * m**3) ** (1.0 / 3.0))
     if isinstance(problem, SpatialProblem):
         return problem.products.m + (0 if problem.bars is None else problem.bars.system.levels.n_columns)
     return problem.system.levels.n_columns
@@ -60,7 +65,11 @@ class RandomPart:
 
     def __init__(self, design: Design, REML: bool, device: str, weights_trained: int) -> None:
         self.design, self.control = design, Control()
-        self.problem = problem_for(design, REML, device)
+        self.problem: Problem | SpatialProblem | VecchiaProblem = (
+            VecchiaProblem(design, REML)
+            if offered(design) and design.random[0].n_levels > NEAR_ENOUGH
+            else problem_for(design, REML, device)
+        )
         self.every = search_every(_dense_columns(self.problem), design.n, weights_trained)
         self._x: FloatArray | None = None
         self._elimination: Any = None

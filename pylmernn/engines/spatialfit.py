@@ -19,13 +19,14 @@ from scipy.spatial import KDTree
 from pylmernn.covariance import diagonal_positions, split_theta, theta_sizes
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
-from pylmernn.engines.fields import LONG, SHORT
+from pylmernn.engines.fields import best_of_grid
 from pylmernn.engines.fields import derivatives as field_derivatives
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.pls import Columns, by_factor, score_directions
 from pylmernn.engines.profiled import Modes
 from pylmernn.engines.spatial import FieldElimination, FieldSolution, SpatialModel
 from pylmernn.engines.start import moment_start
+from pylmernn.engines.vecchia import VecchiaProblem, offered
 from pylmernn.engines.working import to_user, to_working
 from pylmernn.formula.design import Design
 from pylmernn.linalg.smallblocks import sum_outer
@@ -207,10 +208,13 @@ def _average_information(
 
 
 def start_of(problem: SpatialModel, control: Control) -> FloatArray:
-    """Where the search starts: bars by moments, fields by a search on some of their locations.
+    """Where the search starts: a field alone by Vecchia's approximation, else bars by moments and fields by a sample.
 
     Half of the sample lies close together, so that short length-scales show, half anywhere.
     """
+    if offered(problem.design) and problem.products.m > SAMPLE:
+        near = VecchiaProblem(problem.design, problem.REML, seed=control.seed)
+        return minimize(near.search, near.start(control), 1e-2, 30).x
     x = np.zeros(n_parameters(problem))
     if problem.bars is not None:
         x[: problem.n_bars] = moment_start(problem.bars.system.products, problem.bars.plan.parameters)
@@ -239,19 +243,10 @@ def _sample(locations: FloatArray, seed: int) -> NDArray[np.intp]:
     return np.union1d(np.asarray(near), rng.choice(len(locations), SAMPLE // 2, replace=False))
 
 
-def _coarse(problem: SpatialModel, polish: bool) -> FloatArray:
+def _coarse(problem: SpatialProblem, polish: bool) -> FloatArray:
     """Tau and z of one field alone: the best of a grid, polished by a few steps."""
-    field = problem.fields[0]
-    best = (np.inf, np.zeros(2))
-    for lscale in np.geomspace(0.3 / SHORT * field.reach[0], 0.5 / LONG * field.reach[1], 7):
-        for tau in (0.3, 1.0, 3.0):
-            x = np.array([tau, field.z(lscale)])
-            value = problem.search_value(x)
-            if value < best[0]:
-                best = (value, x)
-    if not polish:
-        return best[1]
-    return minimize(lambda x: search(problem, x), best[1], 1e-2, 15).x
+    best = best_of_grid(problem.fields[0], problem.search_value)
+    return minimize(problem.search, best, 1e-2, 15).x if polish else best
 
 
 def fit(

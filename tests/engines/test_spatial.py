@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from designs import field_design
 from scipy.linalg import block_diag
 from scipy.spatial.distance import cdist
 
@@ -13,7 +14,7 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.exact import fit
 from pylmernn.engines.spatialfit import SpatialProblem, estimates_at, search, to_search, to_theta
 from pylmernn.engines.variances import conditional_variance, prediction_variance
-from pylmernn.formula.design import NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.formula.design import NewRows, NewTerm
 
 CASES = {
     "field": {"bars": ()},
@@ -23,25 +24,6 @@ CASES = {
     "two_fields": {"bars": (), "fields": 2},
     "two_fields_bars": {"bars": (12, 7), "fields": 2},
 }
-
-
-def make(bars=(12, 7), fields=1, weighted=False, cov="matern32", n=300, q=40, seed=0):
-    """Fields over q locations, bars of which the first has a slope."""
-    rng = np.random.default_rng(seed)
-    terms = []
-    for f in range(fields):
-        codes = rng.permutation(np.r_[np.arange(q), rng.integers(0, q, n - q)]).astype(np.int32)
-        places = rng.uniform(-2, 2, (q, 2))
-        terms.append(
-            RandomTerm(f"gp{f}", codes, np.arange(q), np.ones((n, 1)), (cov,), "gp", "", places, {"cov": cov})
-        )
-    for k, levels in enumerate(bars):
-        codes = np.r_[np.arange(levels), rng.integers(0, levels, n - levels)].astype(np.int32)
-        columns = np.column_stack([np.ones(n), rng.normal(size=n)])[:, : 2 if k == 0 else 1]
-        terms.append(RandomTerm(f"g{k}", codes, np.arange(levels), columns, ("(Intercept)", "x")[: columns.shape[1]]))
-    X = np.column_stack([np.ones(n), rng.normal(size=n)])
-    y = 2 * rng.normal(size=n) + terms[0].locations[terms[0].codes, 0]
-    return make_design(y, X, ("a", "b"), terms, rng.uniform(0.5, 2, n) if weighted else None)
 
 
 def prior_blocks(design, theta):
@@ -78,7 +60,7 @@ def some_theta(design, seed=1):
 @pytest.mark.parametrize("REML", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_objective_gradient_and_modes(case, REML):
-    design = make(**CASES[case])
+    design = field_design(**CASES[case])
     problem = SpatialProblem(design, REML)
     x = to_search(problem, some_theta(design))
     value, gradient, _ = search(problem, x)
@@ -99,7 +81,7 @@ def test_objective_gradient_and_modes(case, REML):
 
 @pytest.mark.parametrize("case", ["field", "crossed_weighted"])
 def test_variances(case):
-    design = make(**CASES[case])
+    design = field_design(**CASES[case])
     theta = some_theta(design)
     estimates = estimates_at(SpatialProblem(design, True), theta, None, Control())
     *_, inverse = dense(design, theta, True)
@@ -122,9 +104,7 @@ def new_rows(design, theta, blocks, m=12):
     rng = np.random.default_rng(5)
     thetas = np.split(theta, np.cumsum(theta_sizes(design.random))[:-1])
     terms, prior, covariance = [], np.zeros(m), np.zeros((design.n, m))
-    for term, own, Lambda, (K, Z) in zip(
-        design.random, thetas, split_theta(design.random, theta), blocks, strict=True
-    ):
+    for term, own, Lambda, (K, Z) in zip(design.random, thetas, split_theta(design.random, theta), blocks, strict=True):
         codes = np.r_[np.arange(m // 2), np.full(m // 2, -1)].astype(np.int32)
         columns = np.ones((m, 1)) if term.covariance == "gp" else rng.normal(size=(m, term.width))
         places = None
@@ -143,7 +123,7 @@ def new_rows(design, theta, blocks, m=12):
 
 
 def test_the_search_ends_where_no_neighbour_is_lower():
-    design = make(n=600, q=60)
+    design = field_design(n=600, q=60)
     estimates = fit(design, REML=False)
     assert estimates.convergence.converged
     problem = SpatialProblem(design, False)
@@ -154,7 +134,7 @@ def test_the_search_ends_where_no_neighbour_is_lower():
 
 def test_locations_without_rows_follow_from_the_others():
     """While a network is trained on some of the rows, locations of the others stay in the design."""
-    design = make(bars=(), n=300, q=40)
+    design = field_design(bars=(), n=300, q=40)
     term = design.random[0]
     rows = np.flatnonzero(term.codes > 0)
     some = type(design)(
