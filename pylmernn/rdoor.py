@@ -154,8 +154,10 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
         "best_epoch": networks.best_epoch,
         "out_of_fold": networks.out_of_fold,
     }
-    learned = np.ones(design.n) if networks.learned is None else networks.learned.any(axis=0)
-    return header, {**parts.arrays, "held_out": 1.0 - learned}
+    unseen = np.zeros(design.n)
+    if networks.learned is not None:
+        unseen[~networks.learned.any(axis=0)] = 1.0
+    return header, {**parts.arrays, "held_out": unseen}
 
 
 @answer
