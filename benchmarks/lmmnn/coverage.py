@@ -2,7 +2,7 @@
 
 | name | data |
 |---|---|
-| small, medium, large | one factor with random intercepts (Simchoni & Rosset 2023, Table 1): 2,500, 12,500, 100,000 rows |
+| small, medium, large | one factor of random intercepts (Simchoni & Rosset 2023, Table 1), 2,500 to 100,000 rows |
 | curves | repeated measures with random curves of time (their Table 3), 12,500 rows |
 | egsingle | mathematics scores of children in schools, 7,230 rows |
 | InstEval | marks that students gave lecturers, 73,421 rows |
