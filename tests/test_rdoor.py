@@ -105,3 +105,23 @@ def test_control_takes_whole_numbers_as_r_sends_them():
     assert rdoor.read_control({"max_evaluations": 30.0, "tolerance": 1e-6}) == Control(
         tolerance=1e-6, max_evaluations=30
     )
+
+
+def test_a_module_crosses_and_is_put_back_for_new_rows():
+    from torch import nn
+
+    arrays = RNG.normal(size=(N, 3))
+    net = {"label": "nn(s, net = 'tower')", "name": "tower", "names": ["s1", "s2", "s3"], "levels": [0, 0, 0]}
+    nets = [net | {"options": {}, "shapes": [[3]]}]
+    control = {"epochs": 2, "folds": 0}
+    tower = {"tower": nn.Linear(3, 1)}
+    reply = rdoor.fit(json.dumps(meta(nets=nets, control=control)), as_bytes(Y, X, CODES, X, arrays), tower)
+    header, kept = decoded(reply)
+    assert "1 input (arrays: s[3]), module Linear, 4 parameters" in header["networks"]["lines"][3]
+    names = [name for name in kept if name.startswith("networks.")]
+    new = {name: header["networks"][name] for name in ("state", "shapes")} | {"names": names, "rows": 5, "widths": [3]}
+    buffers = [*as_bytes(*(kept[name] for name in names)), *as_bytes(arrays[:5])]
+    _, values = decoded(rdoor.network_values(json.dumps(new), buffers, tower))
+    np.testing.assert_allclose(values["values"], kept["networks.fitted"][:5], atol=1e-6)
+    lost = json.loads(rdoor.network_values(json.dumps(new), buffers)[0])
+    assert "'tower'" in lost["error"]
