@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,8 +217,9 @@ def _parts(design: Design, faithful: bool, generator: torch.Generator) -> tuple[
 class _Orders:
     """Which rows come when: rows to learn from for every epoch, and the rows held out.
 
-    Faithful: sorted by the factor with most levels, its last tenth held out, the same every epoch; as they come where
-    g(Z) is learned. Otherwise: a random share held out; rows shuffled in chunks of a level, by each factor in turn.
+    Faithful: sorted by the levels of the factors, those with most levels first, and locations in random order; the last
+    tenth held out, the same every epoch; rows as they come where g(Z) is learned. Otherwise: a random share held out;
+    rows shuffled in chunks of a level, by each factor in turn.
     """
 
     def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
@@ -225,7 +227,8 @@ class _Orders:
         self.rng = np.random.default_rng(seed + 1)
         self.fixed = training.preset == "faithful"
         if self.fixed:
-            order = rows[np.argsort(self.codes[0][rows], kind="stable")] if self.codes else rows
+            keys = self._sort_keys(design, rows)
+            order = rows[np.lexsort(keys)] if keys else rows
             split = int(len(order) * (1.0 - training.validation))
             self.learn, self.check = order[:split], order[split:]
             return
@@ -233,6 +236,15 @@ class _Orders:
         check = np.sort(rows[held])
         self.check = check[np.argsort(self.codes[0][check], kind="stable")] if self.codes else check
         self.learn = np.delete(rows, held)
+
+    def _sort_keys(self, design: Design, rows: Order) -> list[NDArray[Any]]:
+        """For lexsort, the first to sort by at the end; none where a term is learned."""
+        if any(_is_learned(term) for term in design.random):
+            return []
+        bars = [term.codes[rows] for term in design.random if term.locations is None]
+        fields = [term for term in design.random if term.locations is not None]
+        mixed = [self.rng.permutation(term.n_levels)[term.codes[rows]] for term in fields]
+        return [*mixed, *bars[::-1]]
 
     def epoch(self, number: int) -> Order:
         """Rows of an epoch, counted from 1."""

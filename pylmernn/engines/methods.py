@@ -31,9 +31,10 @@ METHODS: dict[str, Callable[..., Estimates]] = {
     "vecchia": vecchiafit.fit,
     "alternating": alternating.fit,
     "lmmnn": _later("lmmnn"),
+    "menets": _later("menets"),
 }
 #: those that train networks
-NETWORK_METHODS = ("alternating", "lmmnn")
+NETWORK_METHODS = ("alternating", "lmmnn", "menets")
 
 
 def choose_method(design: Design, control: Control | None = None) -> str:

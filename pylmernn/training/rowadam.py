@@ -31,7 +31,7 @@ class RowAdam:
     >>> table = torch.zeros(3, 2)
     >>> optimizer = RowAdam(table, 0.1)
     >>> optimizer.step(torch.tensor([1]), torch.ones(1, 2))
-    >>> table[:, 0].numpy().round(3).tolist()
+    >>> table[:, 0].double().numpy().round(3).tolist()
     [0.0, -0.1, 0.0]
     """
 
