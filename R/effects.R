@@ -41,6 +41,7 @@ fixef.merModNN <- function(object, add.dropped = FALSE, ...) {
 #' @export
 ranef.merModNN <- function(object, condVar = TRUE, drop = FALSE, whichel = names(object$flist), ...) {
   assign <- attr(object$flist, "assign")
+  condVar <- condVar && !has_learned(object) # theta alone says nothing of learned features
   variances <- if (condVar) conditional_variances(object)
   effects <- lapply(seq_along(object$flist), function(i) {
     own <- which(assign == i)

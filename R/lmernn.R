@@ -110,9 +110,11 @@ send_design <- function(model) {
   offset <- stats::model.offset(model$frame)
   terms <- lapply(seq_along(model$bars), function(k) {
     bar <- model$bars[[k]]
+    options <- bar$options
+    if (isTRUE(bar$learned)) options$learned <- TRUE
     list(group = bar$label_group, n_levels = nlevels(model$groups[[k]]), names = as_array(bar$names),
          covariance = bar$covariance, label = bar$label, constant = is.null(model$columns[[k]]),
-         options = named_list(bar$options), locations = if (is_located(bar)) ncol(bar$locations) else 0L)
+         options = named_list(options), locations = if (is_located(bar)) ncol(bar$locations) else 0L)
   })
   meta <- list(
     n = length(model$y), response = names(model$frame)[1L], fixed_names = as_array(as.character(colnames(model$X))),

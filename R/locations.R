@@ -110,19 +110,33 @@ correlation_between <- function(cov, lscale, places, others) {
   correlations[[cov]](sqrt(square) / lscale)
 }
 
-# Values of the field of term k at new places (m x k): its covariance with the known locations, times the weighted
-# residuals summed at each of them. Exact, since b = sigma^2 tau^2 K Z'V^-1 r and V^-1 r is W times residuals / sigma^2.
+# Values of the field of term k at new places (m x k): its covariance with the known locations times Z'V^-1 (y - X beta),
+# which the fit keeps as u of the term. For embed() they are those of the learned network of the coordinates.
 field_at <- function(object, k, places) {
   bar <- object$bars[[k]]
+  if (bar$covariance == "embed") {
+    return(embedding_at(object, bar, places))
+  }
   theta <- theta_of(object, k)
-  residual <- row_weights(object) * (response_of(object$frame) - fitted_rows(object))
-  sums <- as.vector(rowsum(residual, as.integer(term_factors(object)[[k]])))
-  rows <- max(1L, 4e6 %/% length(sums))
+  scores <- as.vector(object$u[[k]])
+  rows <- max(1L, 4e6 %/% length(scores))
   values <- numeric(nrow(places))
   for (start in seq(1L, nrow(places), by = rows)) {
     part <- start:min(start + rows - 1L, nrow(places))
     K <- correlation_between(bar$options$cov, theta[2L], places[part, , drop = FALSE], bar$locations)
-    values[part] <- theta[1L]^2 * as.vector(K %*% sums)
+    values[part] <- theta[1L]^2 * as.vector(K %*% scores)
   }
   values
+}
+
+embedding_at <- function(object, bar, places) {
+  kept <- send_kept_networks(object)
+  meta <- c(kept$meta, list(group = bar$label_group, rows = nrow(places), width = ncol(places)))
+  buffers <- c(kept$buffers, as_buffers(places))
+  call_python("embedding_values", meta, buffers, own_modules(object$networks$inputs))$arrays$values
+}
+
+# Whether method "lmmnn" has learned the features of some embed() term.
+has_learned <- function(object) {
+  object$method == "lmmnn" && any(vapply(object$bars, function(bar) bar$covariance == "embed", NA))
 }

@@ -64,6 +64,8 @@ theta_labels <- function(object) {
   }, object$bars, names(object$cnms)), use.names = FALSE)
 }
 
+lscale_labels <- function(object) paste0(names(object$cnms)[is_field(object)], ".lscale", recycle0 = TRUE)
+
 bar_labels <- function(object) {
   vapply(object$bars, function(bar) {
     deparse1(if (is_located(bar)) bar$group else call("|", bar$columns, bar$group))
@@ -117,7 +119,10 @@ native_parts <- function() {
     beta = function(object) unname(object$beta),
     theta = function(object) stats::setNames(object$theta, theta_labels(object)),
     par = function(object) stats::setNames(object$theta, theta_labels(object)),
-    lower = function(object) stats::setNames(ifelse(theta_on_diagonal(object), 0, -Inf), theta_labels(object)),
+    lower = function(object) {
+      labels <- theta_labels(object)
+      stats::setNames(ifelse(theta_on_diagonal(object) | labels %in% lscale_labels(object), 0, -Inf), labels)
+    },
     cnms = function(object) object$cnms,
     REML = function(object) if (object$REML) length(object$beta) else 0L,
     is_REML = function(object) object$REML,
@@ -138,6 +143,8 @@ native_parts <- function() {
 }
 
 getME_from_lme4 <- c("Ztlist", "L", "A", "RZX", "ST", "devfun")
+# Parts that gp() does not have: its covariance has no template that is repeated level by level.
+getME_of_bars <- c("u", "Lambda", "Lambdat", "Lind", "Tlist")
 
 #' Parts of a fit by lme4's names
 #'
@@ -156,12 +163,20 @@ getME_from_lme4 <- c("Ztlist", "L", "A", "RZX", "ST", "devfun")
 getME.merModNN <- function(object, name, ...) {
   native <- native_parts()
   known <- c(names(native), getME_from_lme4)
-  if (identical(name, "ALL")) name <- known
+  fields <- which(is_field(object))
+  if (identical(name, "ALL")) {
+    plain <- is.null(object$networks) && length(fields) == 0L
+    name <- setdiff(known, c(if (!plain) getME_from_lme4, if (length(fields)) getME_of_bars))
+  }
   if (length(name) > 1L) {
     return(sapply(name, function(one) getME(object, one), simplify = FALSE))
   }
   if (!name %in% known) {
     stop(sprintf("getME() has no part '%s': it has %s.", name, paste(known, collapse = ", ")), call. = FALSE)
+  }
+  if (length(fields) && name %in% getME_of_bars) {
+    stop(sprintf("getME(\"%s\") is for bars: %s has no factor of its own for each level.", name,
+                 object$bars[[fields[1L]]]$label), call. = FALSE)
   }
   if (name %in% getME_from_lme4) lme4::getME(as_merMod(object), name) else native[[name]](object)
 }

@@ -7,12 +7,16 @@
 # flist, cnms            grouping factors (attribute "assign": which one each term has), column names of each term
 # contrasts is in fixed; kept, dropped: positions of the columns of X in and out of the fit
 # theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
+# the bars of embed() carry learned = TRUE where method "lmmnn" has learned their features
 # REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
 # networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {
   order <- reply$order + 1L
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
   bars <- model$bars[order]
+  if (reply$method == "lmmnn") {
+    bars <- lapply(bars, function(bar) c(bar, if (bar$covariance == "embed") list(learned = TRUE)))
+  }
   arrays <- reply$arrays
   kept <- setdiff(seq_len(ncol(model$X)), dropped)
   names <- colnames(model$X)[kept]

@@ -28,11 +28,19 @@ refit.merModNN <- function(object, newresp = NULL, ...) {
     }
     newresp <- newresp[[1L]]
   }
+  refuse_learned(object)
   fit <- estimate(model_of(object, y = new_response(object, newresp)), object$settings)
   fit$networks <- object$networks # kept as they are: their part of the mean is in the offset
   fit$call <- object$call
   report_fit(fit)
   fit
+}
+
+refuse_learned <- function(object) {
+  if (has_learned(object)) {
+    stop("the features of embed() were learned together with the networks: fit the model again by lmernn().",
+         call. = FALSE)
+  }
 }
 
 new_response <- function(object, newresp) {
@@ -57,6 +65,7 @@ refitML.merModNN <- function(x, ...) {
   if (!x$REML) {
     return(x)
   }
+  refuse_learned(x)
   settings <- x$settings
   settings$REML <- FALSE
   fit <- estimate(model_of(x), settings)
@@ -132,7 +141,7 @@ random_state <- function(seed) {
 drawn_rows <- function(object, newdata, drawn, na.action) {
   known <- new_rows(object, newdata, drawn, FALSE, TRUE, na.action)
   kept <- if (is.null(known$na.action)) newdata else newdata[-known$na.action, , drop = FALSE]
-  for (k in which(vapply(drawn, any, NA))) {
+  for (k in which(vapply(drawn, any, NA) & !vapply(object$bars, is_located, NA))) {
     parts <- lapply(group_parts(object$bars[[k]]$group), function(part) {
       column <- kept[[deparse1(part)]]
       used_levels(if (is.null(column)) evaluate_group(part, kept) else column)
@@ -145,19 +154,41 @@ drawn_rows <- function(object, newdata, drawn, na.action) {
 # Z Lambda u with new standard normal u, rows x nsim, relative to sigma. The draws are in lme4's order: one simulation
 # after the other, within it term by term, level by level.
 draw_effects <- function(object, rows, drawn, nsim) {
-  Lambda <- templates(object)
   terms <- which(vapply(drawn, any, NA))
-  sizes <- vapply(terms, function(k) nrow(Lambda[[k]]) * max(rows$codes[[k]], 0L, na.rm = TRUE), 0)
+  priors <- lapply(terms, function(k) prior_of(object, k, rows))
+  sizes <- vapply(priors, function(prior) prior$width * prior$levels, 0)
   u <- matrix(stats::rnorm(sum(sizes) * nsim), ncol = nsim)
   ends <- cumsum(sizes)
   total <- 0
   for (i in seq_along(terms)) {
-    k <- terms[i]
-    own <- u[seq.int(ends[i] - sizes[i] + 1, ends[i]), , drop = FALSE]
+    prior <- priors[[i]]
+    own <- u[seq.int(ends[i] - sizes[i] + 1, length.out = sizes[i]), , drop = FALSE]
+    z <- sweep(rows$columns[[terms[i]]], 2L, as.numeric(drawn[[terms[i]]]), `*`)
     total <- total + vapply(seq_len(nsim), function(s) {
-      b <- Lambda[[k]] %*% matrix(own[, s], nrow = nrow(Lambda[[k]]))
-      rowSums(sweep(rows$columns[[k]], 2L, as.numeric(drawn[[k]]), `*`) * t(b)[rows$codes[[k]], , drop = FALSE])
-    }, numeric(length(rows$codes[[k]])))
+      b <- prior$draw(matrix(own[, s], nrow = prior$width))
+      rowSums(z * t(b)[prior$codes, , drop = FALSE])
+    }, numeric(length(prior$codes)))
   }
   matrix(total, ncol = nsim)
+}
+
+# How effects of term k are drawn for some rows: their codes, the number of levels, the columns of a level, and what makes
+# effects (width x levels) of standard normal numbers.
+prior_of <- function(object, k, rows) {
+  bar <- object$bars[[k]]
+  Lambda <- templates(object)[[k]]
+  if (isTRUE(bar$learned)) {
+    stop(sprintf("%s: its features were learned, so no new effects can be drawn: keep them by re.form = NULL.",
+                 bar$label), call. = FALSE)
+  }
+  if (bar$covariance != "gp") {
+    codes <- rows$codes[[k]]
+    return(list(codes = codes, levels = max(codes, 0L, na.rm = TRUE), width = nrow(Lambda),
+                draw = function(u) Lambda %*% u))
+  }
+  places <- distinct_locations(rows$locations[[k]])
+  lscale <- theta_of(object, k)[2L]
+  parts <- eigen(correlation_between(bar$options$cov, lscale, places$locations, places$locations), symmetric = TRUE)
+  root <- parts$vectors %*% (sqrt(pmax(parts$values, 0)) * t(parts$vectors)) # smooth fields have no Cholesky factor
+  list(codes = places$codes, levels = nrow(root), width = 1L, draw = function(u) Lambda[1L, 1L] * (u %*% root))
 }

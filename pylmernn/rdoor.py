@@ -132,12 +132,16 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     }
     arrays.update({f"b{k}": b for k, b in enumerate(estimates.b)})
     arrays.update({f"u{k}": u for k, u in enumerate(estimates.u)})
-    if meta.get("condVar"):
+    if meta.get("condVar") and not _has_learned_features(design, estimates):
         arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})
     if estimates.networks is not None:
         header["networks"], kept = _send_networks(estimates.networks, design)
         arrays.update(kept)
     return header, arrays
+
+
+def _has_learned_features(design: Design, estimates: Estimates) -> bool:
+    return estimates.method == "lmmnn" and any(term.covariance == "embed" for term in design.random)
 
 
 def _send_networks(networks: Networks, design: Design) -> Reply:
@@ -165,6 +169,15 @@ def network_values(meta: dict[str, Any], read: Reader) -> Reply:
     """The networks' part of the mean of ``meta["rows"]`` new rows: the networks, then the inputs of each."""
     networks = read_networks(meta, read)
     return {}, {"values": networks.values([read.matrix(meta["rows"], width) for width in meta["widths"]])}
+
+
+@answer
+def embedding_values(meta: dict[str, Any], read: Reader) -> Reply:
+    """Effects of ``meta["group"]``, an ``embed(lon, lat)``, at new locations: the networks, then the coordinates."""
+    networks = read_networks(meta, read)
+    places = np.ascontiguousarray(read.matrix(meta["rows"], meta["width"]))
+    found = [one for one in networks.embeddings if one is not None and one.group == meta["group"]]
+    return {}, {"values": found[0].values(places)}
 
 
 @answer
