@@ -96,7 +96,8 @@ conditional_variances <- function(object) {
 #' @export
 coef.merModNN <- function(object, ...) {
   fixed <- fixef(object)
-  random <- ranef(object, condVar = FALSE)
+  located <- vapply(object$bars, is_located, NA) # a field has no coefficients of columns
+  random <- ranef(object, condVar = FALSE, whichel = setdiff(names(object$flist), names(object$cnms)[located]))
   only_random <- setdiff(unlist(lapply(random, colnames)), names(fixed))
   fixed <- c(stats::setNames(numeric(length(only_random)), only_random), fixed)
   sums <- lapply(random, function(effects) {

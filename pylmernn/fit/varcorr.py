@@ -138,7 +138,7 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         for c, values in (("Variance", sds**2), ("Std.Dev.", sds)):
             if c in comp:
                 for row, text in zip(cells, rtext.format_numbers(values, digits, na="NaN"), strict=True):
-                    is_scale = row[1] == LSCALE and c == "Variance" and "Std.Dev." in comp
+                    is_scale = row[1] == LSCALE and c == "Variance"
                     row.append("" if is_scale else text)
         widest = max((len(t.columns) for t in self.terms), default=0)
         if widest > 1:
@@ -171,7 +171,8 @@ def _correlation_cells(term: TermCovariance, widest: int, digits: int) -> list[l
     grid = np.reshape(np.array(texts, dtype=object), (d, d))
     keep = np.tril(np.ones((d, d), dtype=bool), -1) & term.correlated
     grid[~keep] = ""
-    return [list(row[: widest - 1]) + [""] * (widest - 1 - len(row[: widest - 1])) for row in grid]
+    rows = [list(row[: widest - 1]) + [""] * (widest - 1 - len(row[: widest - 1])) for row in grid]
+    return rows if term.lscale is None else [*rows, [""] * (widest - 1)]
 
 
 def _component_rows(term: TermCovariance, order: str) -> list[tuple[str, str | None, str | None, float, float]]:
