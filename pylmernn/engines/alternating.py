@@ -90,6 +90,8 @@ def fit(
         f[fold_of == k] = member.f[fold_of == k]
         if member.stopped:
             break
+    if folds > 1 and len(members) == folds:
+        f -= _fold_trends(design.X, members, fold_of)
     if len(members) < folds:  # interrupted: what is there, in sample
         f = np.mean([m.f for m in members], axis=0)
     has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
@@ -114,6 +116,15 @@ def fit(
         )
         estimates = dataclasses.replace(estimates, convergence=convergence)
     return dataclasses.replace(estimates, method="alternating", networks=networks)
+
+
+def _fold_trends(X: FloatArray, members: list[Member], fold_of: NDArray[np.intp]) -> FloatArray:
+    """What f of each row's fold holds of the columns of X (n, p) beyond the mean of the folds, (n,).
+
+    A fold knows only f + X beta: it may put a trend in either. Side by side, different trends would pass for noise.
+    """
+    trends = np.array([np.linalg.lstsq(X, member.f, rcond=None)[0] for member in members])
+    return np.asarray(np.einsum("ij,ij->i", X, (trends - trends.mean(axis=0))[fold_of]))
 
 
 def with_networks(design: Design, f: FloatArray) -> Design:
