@@ -160,6 +160,8 @@ def report(number: int, runs: list[dict[str, float]]) -> None:
     mean = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
     note = f"; exact b: {mean['exact']:.3f}" if cell.published else ""
     print(f"{number:3d} {cell.name}: {mean['epochs']:.0f} epochs, {mean['seconds']:.0f} s{note}")
+    if "mse" not in cell.ranges:
+        print(f"      {'mse':20s} {mean['mse']:8.3f}")
     for name, (low, high) in cell.ranges.items():
         verdict = "within" if low <= mean[name] <= high else "outside"
         label = "mse as published" if name == "mse" and cell.published else name

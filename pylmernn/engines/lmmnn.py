@@ -30,7 +30,7 @@ from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.learned import CoordinatePart, TablePart
 from pylmernn.engines.marginal import Covariance, FieldPart, LevelPart, Part
 from pylmernn.engines.minibatch import MarginalTrainer, Order, Schedule, level_chunks
-from pylmernn.formula.design import Design, NetTerm, RandomTerm
+from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
 from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.networks import NetSpec, Networks, Weights, build, specify, weights_of
 from pylmernn.training.loop import evaluate
@@ -42,6 +42,7 @@ CHUNK = 8  # rows of one level that stay together when rows are shuffled
 LARGEST_BATCH = 200  # by default: a batch of m rows costs m^3
 VARIANCE_RATE = 2e-2  # learning rate of variance parameters, on log scale
 
+PRESETS = ("default", "faithful")
 #: what the preset "faithful" fixes; a batch of 30 where one factor has an intercept, else of 100
 FAITHFUL_NET = {"activation": "relu", "dropout": 0.25, "standardize": False}
 FAITHFUL_RATE, FAITHFUL_EPSILON, FAITHFUL_PATIENCE, FAITHFUL_EPOCHS, FAITHFUL_SPREAD = 1e-3, 1e-7, 10, 500, 0.05
@@ -104,9 +105,13 @@ def fit(
 
     Raises
     ------
+    DesignError
+        For ``embed()`` beside ``gp()``.
     ValueError
-        For an option of a network that does not exist, or where the likelihood is not finite in the first epoch.
+        For an option of a network or a preset that does not exist, or where the likelihood is not finite in the first
+        epoch.
     """
+    _check(design)
     control = control or Control()
     training = settle(control.training, design)
     faithful = training.preset == "faithful"
@@ -141,8 +146,16 @@ def fit(
     return dataclasses.replace(estimates, method="lmmnn", networks=networks)
 
 
+def _check(design: Design) -> None:
+    fields = [term.label for term in design.random if term.covariance == "gp"]
+    if fields and any(_is_learned(term) for term in design.random):
+        raise DesignError(f"{fields[0]}: method 'lmmnn' does not fit embed() beside gp(); take one of them out.")
+
+
 def settle(training: Training, design: Design) -> Training:
-    """The settings with every None replaced, as the preset says."""
+    """The settings with every None replaced, as the preset says; ValueError for a preset that does not exist."""
+    if training.preset not in PRESETS:
+        raise ValueError(f"preset is '{training.preset}': use one of {', '.join(PRESETS)}.")
     if training.preset == "faithful":
         one = len(design.random) == 1 and design.random[0].width == 1 and design.random[0].locations is None
         return dataclasses.replace(
