@@ -1,5 +1,5 @@
-# Tables for the tidyverse, and the residual plot. tidy, glance and augment are methods of the generics package, which
-# is only suggested: zzz.R registers them once it is loaded.
+# Tables for the tidyverse. tidy, glance and augment are methods of the generics package, which is only suggested: zzz.R
+# registers them once it is loaded.
 
 #' Tables of a fit
 #'
@@ -104,32 +104,4 @@ augment.merModNN <- function(x, data = stats::model.frame(x), ...) {
 
 as_tibble_if_installed <- function(table) {
   if (requireNamespace("tibble", quietly = TRUE)) tibble::as_tibble(table) else table
-}
-
-#' Plot residuals against fitted values
-#'
-#' @param x A fit by [lmernn()].
-#' @param form A formula as in [lme4::plot.merMod()], handled by lme4; by default Pearson residuals against fitted
-#'   values.
-#' @param ... Arguments of [lattice::xyplot()], or of lme4's method where `form` is given.
-#' @return A lattice plot, drawn when printed.
-#' @export
-#' @examplesIf pylmernn::python_ready()
-#' data("sleepstudy", package = "lme4")
-#' plot(lmernn(Reaction ~ Days + (Days | Subject), sleepstudy))
-plot.merModNN <- function(x, form = NULL, ...) {
-  if (!is.null(form)) {
-    return(plot(as_merMod(x), form, ...))
-  }
-  fitted <- fitted_rows(x)
-  residual <- (response_of(x$frame) - fitted) * sqrt(row_weights(x)) / x$sigma
-  points <- data.frame(fitted = fitted, residual = residual)
-  lattice::xyplot(
-    residual ~ fitted, points, xlab = "Fitted values", ylab = "Standardized residuals",
-    panel = function(x, y, ...) {
-      lattice::panel.abline(h = 0, col = "grey60")
-      lattice::panel.xyplot(x, y, ...)
-    },
-    ...
-  )
 }
