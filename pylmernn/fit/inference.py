@@ -40,6 +40,38 @@ class AnovaTable(pd.DataFrame):
     __repr__ = __str__
 
 
+class LimitsTable(pd.DataFrame):
+    """A DataFrame of limits that prints what they take as known below it.
+
+    Attributes
+    ----------
+    note : tuple of str
+        The lines below the table.
+    """
+
+    _metadata: ClassVar[list[str]] = ["note"]
+
+    note: tuple[str, ...]
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+    def __str__(self) -> str:
+        return "\n".join([self.to_string(), *self.note])
+
+    __repr__ = __str__
+
+
+def limits_table(frame: pd.DataFrame, note: Sequence[str]) -> pd.DataFrame:
+    """The table with a note below it; as it is where there is no note."""
+    if not note:
+        return frame
+    table = LimitsTable(frame)
+    table.note = tuple(note)
+    return table
+
+
 def anova_table(frame: pd.DataFrame, heading: Sequence[str]) -> AnovaTable:
     """Give a table its heading."""
     table = AnovaTable(frame)

@@ -27,7 +27,7 @@ def interval_name(interval: str | bool | None) -> str | None:
     if interval is False or interval is None:
         return None
     if interval not in ("confidence", "prediction"):
-        raise DesignError(f"interval is '{interval}': use None, True, 'confidence' or 'prediction'.")
+        raise DesignError(f"interval is '{interval}': use None, 'confidence' or 'prediction'.")
     return interval
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,6 +22,16 @@ KNOWN = (
     "Estimates, standard errors, tests and criteria take the networks as known: a standard error leaves their "
     "uncertainty out (that of predict() does not), and AIC and BIC do not count their parameters."
 )
+
+
+def table_note(fits: Sequence[Networks | None]) -> list[str]:
+    """What stands above a table of tests, criteria or limits of fits with these networks; no lines without any."""
+    if all(networks is None for networks in fits):
+        return []
+    text = "Networks count as known: no df counts their parameters, and no standard error their uncertainty."
+    if any(networks is not fits[0] for networks in fits):
+        text += " They were trained anew for each model, so a chi-squared statistic has no known distribution."
+    return textwrap.wrap(text, 80)
 
 
 def network_text(networks: Networks, design: Design, importance: Importance | None = None) -> list[str]:
@@ -50,6 +61,12 @@ def network_text(networks: Networks, design: Design, importance: Importance | No
             1,
         )
     return lines + _wrapped(KNOWN, 1)
+
+
+def short_network_text(networks: Networks) -> list[str]:
+    """What ``print(fit)`` says of them."""
+    labels = [line for spec in networks.specs for line in _wrapped(spec.label, 1)]
+    return ["Networks, taken as known by all of the above:", *labels]
 
 
 def _explained(importance: Importance, network: int, spec: NetSpec, response: str) -> list[str]:
@@ -101,7 +118,7 @@ def plot_history(networks: Networks, ax: Axes | None = None) -> Axes:
         ax.plot(part["epoch"], part["validation"], color="#1f6fb2", lw=1.5, label="rows held out" if first else None)
         best = part[part["epoch"] == networks.best_epoch[int(str(member))]]
         ax.plot(best["epoch"], best["validation"], "o", color="#d1602b", label="epoch kept" if first else None)
-    ax.set(xlabel="epoch", ylabel="mean squared error")
+    ax.set(xlabel="epoch", ylabel=networks.criterion)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from pylmernn.fit import plot_networks
+from pylmernn.fit import plot_fields, plot_networks
 from pylmernn.fit.networks import plot_history
 from pylmernn.fit.predict import fixed_part
 from pylmernn.formula.design import DesignError, FloatArray
@@ -45,6 +45,8 @@ def draw(fit: MixedFit, kind: str, **options: Any) -> Axes | Figure:
         "predicted": plot_networks.predicted,
         "importance": plot_networks.importance,
         "partial": plot_networks.partial,
+        "map": plot_fields.field_map,
+        "variogram": plot_fields.variogram,
     }
     if kind not in kinds:
         raise DesignError(f"plot has no kind '{kind}': use one of {', '.join(kinds)}.")

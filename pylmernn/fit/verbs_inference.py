@@ -16,9 +16,11 @@ from pylmernn.fit import inference, profile, refit
 from pylmernn.fit.boot import Bootstrap
 from pylmernn.fit.influence import Influence
 from pylmernn.fit.influence import influence as case_deletion
+from pylmernn.fit.networks import table_note
 from pylmernn.fit.state import FitState
 from pylmernn.fit.update import update_formula
 from pylmernn.formula.design import Design, DesignError
+from pylmernn.mean.networks import Networks
 
 if TYPE_CHECKING:
     from pylmernn.fit.mixedfit import MixedFit
@@ -153,7 +155,7 @@ class InferenceVerbs(FitState):
             labels = self.frame.fixed_terms.labels
             kept = [a for j, a in enumerate(self.frame.assign) if j not in set(self.design.dropped_at)]
             assign = ["(Intercept)" if a == 0 else labels[a - 1] for a in kept]
-            return inference.sequential_table(self.design, self.estimates, assign)
+            return self._noted(inference.sequential_table(self.design, self.estimates, assign))
         fits = [cast("MixedFit", self), *others]
         _check_comparable(fits)
         names = list(model_names) if model_names is not None else [f"MODEL{i + 1}" for i in range(len(fits))]
@@ -166,9 +168,15 @@ class InferenceVerbs(FitState):
             warnings.warn(
                 "some models are fitted by REML, some not: their likelihoods cannot be compared", stacklevel=2
             )
-        return inference.likelihood_ratio_table(
+        table = inference.likelihood_ratio_table(
             names, [fit.logLik() for fit in fits], [fit.formula() for fit in fits], self._header.data
         )
+        return self._noted(table, [fit.estimates.networks for fit in fits])
+
+    def _noted(self, table: inference.AnovaTable, networks: Sequence[Networks | None] = ()) -> inference.AnovaTable:
+        """The table, headed by what it takes as known of the networks of the models in it."""
+        table.heading += tuple(table_note(networks or [self.estimates.networks]))
+        return table
 
     def drop1(
         self, scope: Sequence[str] | None = None, test: str | None = None, k: float = 2.0
@@ -194,7 +202,7 @@ class InferenceVerbs(FitState):
             if label not in terms.labels:
                 raise DesignError(f"drop1 cannot drop '{label}': the terms are {', '.join(terms.labels)}.")
         chosen = list(scope) if scope is not None else droppable
-        reduced = {}
+        reduced, networks = {}, [self.estimates.networks]
         for label in chosen:
             fit = self.update(f". ~ . - {label}", REML=False)
             if fit.nobs() != self.design.n:
@@ -202,7 +210,9 @@ class InferenceVerbs(FitState):
                     f"without '{label}' the model has {fit.nobs()} rows, not {self.design.n}: drop missing values."
                 )
             reduced[label] = fit.logLik()
-        return inference.single_deletions(self.refitML().logLik(), reduced, str(self.frame.formula), test, k)
+            networks.append(fit.estimates.networks)
+        table = inference.single_deletions(self.refitML().logLik(), reduced, str(self.frame.formula), test, k)
+        return self._noted(table, networks)
 
     def confint(
         self,
@@ -233,7 +243,8 @@ class InferenceVerbs(FitState):
         Returns
         -------
         DataFrame
-            Rows parameters, columns "2.5 %" and "97.5 %".
+            Rows parameters, columns "2.5 %" and "97.5 %". Networks count as known, as the printed table says: refits
+            by the bootstrap keep them.
 
         Examples
         --------
@@ -259,7 +270,8 @@ class InferenceVerbs(FitState):
         else:
             raise DesignError(f"confint has no method '{method}': use 'profile', 'Wald' or 'boot'.")
         index = [names[k] for k in chosen]
-        return pd.DataFrame(limits, index=index, columns=inference.percent_labels(level))
+        table = pd.DataFrame(limits, index=index, columns=inference.percent_labels(level))
+        return inference.limits_table(table, table_note([self.estimates.networks]))
 
     @property
     def _profiler(self) -> profile.Profiler:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pylmernn.fit import diagnostics, tidy
 from pylmernn.fit import summary as summaries
-from pylmernn.fit.networks import network_text
+from pylmernn.fit.networks import network_text, short_network_text
 from pylmernn.fit.predict import fixed_part
 from pylmernn.fit.verbs_estimates import EstimateVerbs
 from pylmernn.fit.verbs_networks import NetworkVerbs
@@ -74,9 +74,11 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
         return pd.DataFrame({"Estimate": beta, "Std. Error": se, "t value": beta / se})
 
     def __str__(self) -> str:
-        return summaries.short_text(
+        text = summaries.short_text(
             self._header, self._criteria(), self.VarCorr(), self.ngrps(), self.nobs(), self.fixef(), self._messages
         )
+        networks = self.estimates.networks
+        return "\n".join([text, *([] if networks is None else short_network_text(networks))])
 
     __repr__ = __str__
 
@@ -159,11 +161,12 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
 
         Parameters
         ----------
-        kind : {"residuals", "ranef", "qq", "shrinkage", "predicted", "history", "importance", "partial"}
-            Residuals against fitted values; conditional modes with their intervals (a caterpillar plot); their normal
-            quantiles; the lines of each level, by least squares on its own rows, by the fixed effects, and shrunken
-            between the two; observed against predicted responses; and of networks their training, the importance of
-            their inputs, and their partial dependence on them.
+        kind : str, default "residuals"
+            "residuals": against fitted values. "ranef": conditional modes with their intervals (a caterpillar plot);
+            "qq": their normal quantiles. "shrinkage": the lines of each level, by least squares on its own rows, by
+            the fixed effects, and shrunken between the two. "predicted": observed against predicted responses. Of
+            networks: "history", their training; "importance", of their inputs; "partial", their partial dependence.
+            Of a ``gp()``: "map", its values at the locations; "variogram".
         **options
             ``group=`` picks the grouping factor; ``ax=`` draws into given axes where one is enough; see
             :mod:`pylmernn.fit.plot`.

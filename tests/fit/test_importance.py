@@ -97,3 +97,13 @@ def test_what_cannot_be_asked(fit):
     linear = pylmernn.lmernn("Yield ~ 1 + (1 | Batch)", pylmernn.datasets.load("Dyestuff"))
     with pytest.raises(pylmernn.DesignError, match="no inputs to permute"):
         linear.importance()
+
+
+def test_tables_say_that_networks_count_as_known(fit):
+    assert "Networks, taken as known" in str(fit)
+    assert "Networks count as known" in str(fit.anova())
+    assert "Networks count as known" in str(fit.confint(method="Wald"))
+    assert "trained anew" not in str(fit.refitML().anova(fit.refitML()))
+    linear = pylmernn.lmernn("y ~ x + (1 | g)", fit.model_frame(), REML=False)
+    assert "trained anew for each model" in str(fit.refitML().anova(linear))
+    assert "Networks" not in str(linear.anova()) + str(linear.confint(method="Wald"))

@@ -197,7 +197,7 @@ def test_tables_that_do_not_exist(fit):
 
 
 def test_pictures_that_do_not_exist(fit):
-    with refused("plot has no kind 'pie': use one of residuals, ranef, caterpillar, qq, shrinkage, history."):
+    with refused("plot has no kind 'pie': use one of residuals, ranef, caterpillar, qq, shrinkage, history, "):
         fit.plot("pie")
     with refused("there is no grouping factor 'item' to plot"):
         fit.plot("ranef", group="item")
@@ -212,7 +212,7 @@ def test_pictures_that_do_not_exist(fit):
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"method": "bobyqa"}, "method is 'bobyqa': use one of auto, profiled, iterative, alternating."),
+        ({"method": "bobyqa"}, "method is 'bobyqa': use one of auto, profiled, iterative, "),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"nets": {"nn": {}}}, "nets"),
         ({"control": {"tolerance": 1}}, "control is a dict"),
