@@ -143,27 +143,22 @@ def schur_map(A: FloatArray, C: sp.csr_array, A_rr: sp.csr_array, levels: RestLe
     levels : RestLevels
     """
     d, _, q = A.shape
-    q_r = C.shape[0]
     level = levels.level_of_column()
     classes, first = _classes(A) if d == 1 else (None, np.arange(q))
     if classes is not None and len(first) <= MERGED_CLASSES:
         rows, columns, index, values = _merged_pairs(C, classes, len(first), level)
     else:
         first = np.arange(q)
-        rows, columns, index, values = _pairs(C, d, q, level)
+        pairs = entry_pairs(C, d, q, level)
+        rows, columns, index = pairs.rows, pairs.columns, pairs.index
+        by_column = C.tocsc()
+        values = by_column.data[pairs.first] * by_column.data[pairs.second]
     own = A_rr.tocoo()
     keep = level[own.row] >= level[own.col]
     own_rows, own_columns = own.row[keep].astype(np.int64), own.col[keep].astype(np.int64)
-    if max(levels.widths) == 1:
-        cells = _sorted_unique(rows * q_r + columns, own_rows * q_r + own_columns)
-        layout_rows, layout_columns = np.divmod(cells, q_r)
-        position = np.searchsorted(cells, rows * q_r + columns)
-        own_position = np.searchsorted(cells, own_rows * q_r + own_columns)
-        kinds: tuple[tuple[int, int, int, int], ...] = ()
-    else:
-        place = _LevelPairs(levels, np.concatenate([rows, own_rows]), np.concatenate([columns, own_columns]))
-        layout_rows, layout_columns, kinds = place.rows, place.columns, place.kinds
-        position, own_position = place.position[: len(rows)], place.position[len(rows) :]
+    place = lay_out(levels, rows, columns, own_rows, own_columns)
+    layout_rows, layout_columns, kinds = place.rows, place.columns, place.kinds
+    position, own_position = place.position, place.own_position
     a = np.zeros(len(layout_rows))
     np.add.at(a, own_position, own.data[keep])
     n_g = len(first) * d * (d + 1) // 2
@@ -180,6 +175,45 @@ def schur_map(A: FloatArray, C: sp.csr_array, A_rr: sp.csr_array, levels: RestLe
         first=first,
         d=d,
     )
+
+
+@dataclass(frozen=True)
+class CellLayout:
+    """Cells of the Schur complement, and which of them given pairs of columns are.
+
+    Attributes
+    ----------
+    rows, columns : ndarray of int, shape (n_cells,)
+    kinds : tuple of (k, l, start, stop)
+        See :class:`SchurMap`.
+    position, own_position : ndarray of int
+        The cell of each pair from the eliminated factor, and of each entry of ``A_rr``.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    kinds: tuple[tuple[int, int, int, int], ...]
+    position: NDArray[np.int64]
+    own_position: NDArray[np.int64]
+
+
+def lay_out(
+    levels: RestLevels,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    own_rows: NDArray[np.int64],
+    own_columns: NDArray[np.int64],
+) -> CellLayout:
+    """The distinct cells among pairs of columns of the rest; ``own_*`` are those that ``A_rr`` has."""
+    q_r = levels.n_columns
+    if max(levels.widths) == 1:
+        cells = _sorted_unique(rows * q_r + columns, own_rows * q_r + own_columns)
+        cell_rows, cell_columns = np.divmod(cells, q_r)
+        position = np.searchsorted(cells, rows * q_r + columns)
+        own_position = np.searchsorted(cells, own_rows * q_r + own_columns)
+        return CellLayout(cell_rows, cell_columns, (), position, own_position)
+    place = _LevelPairs(levels, np.concatenate([rows, own_rows]), np.concatenate([columns, own_columns]))
+    return CellLayout(place.rows, place.columns, place.kinds, place.position[: len(rows)], place.position[len(rows) :])
 
 
 class _LevelPairs:
@@ -244,10 +278,29 @@ def _merged_pairs(
     return rows[keep], columns[keep], index[keep], product.data[keep]
 
 
-def _pairs(
-    C: sp.csr_array, d: int, q: int, level_of: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    """All products ``C_a,js C_b,jt`` and the position of ``G_j[s, t]`` among the g."""
+@dataclass(frozen=True)
+class EntryPairs:
+    """Pairs of entries of C in one level of the eliminated factor.
+
+    Attributes
+    ----------
+    rows, columns : ndarray of int
+        Rows of C of the two entries: the cell of S that their product enters.
+    index : ndarray of int
+        Position of ``G_j[s, t]`` among the g.
+    first, second : ndarray of int
+        The entries, in the order of C by columns.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    index: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+
+
+def entry_pairs(C: sp.csr_array, d: int, q: int, level_of: NDArray[np.int64]) -> EntryPairs:
+    """All pairs of entries ``C_a,js`` and ``C_b,jt`` whose rows are of levels in falling order."""
     by_column = C.tocsc()
     count = np.diff(by_column.indptr).astype(np.int64)
     start = by_column.indptr[:-1].astype(np.int64)
@@ -266,7 +319,7 @@ def _pairs(
             a, b = by_column.indices[first], by_column.indices[second]
             keep = level_of[a] >= level_of[b]
             position = place[min(s, t), max(s, t)] * q + np.repeat(level, times)
-            products = by_column.data[first] * by_column.data[second]
-            parts.append((a[keep].astype(np.int64), b[keep].astype(np.int64), position[keep], products[keep]))
-    rows, columns, index, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows, columns, index, values
+            parts.append(
+                (a[keep].astype(np.int64), b[keep].astype(np.int64), position[keep], first[keep], second[keep])
+            )
+    return EntryPairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))

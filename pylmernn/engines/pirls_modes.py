@@ -1,0 +1,209 @@
+"""Penalized iteratively reweighted least squares: the conditional modes of a generalized linear mixed model.
+
+For given relative covariance factors Lambda the modes minimize the penalized deviance
+``-2 sum_i log f(y_i | eta_i) + |u|^2`` with ``eta = offset + X beta + Z Lambda u``, in u alone or, for ``nAGQ=0``, in u
+and beta together. Each step is a weighted penalized least-squares problem (Bates et al. 2015, section 3), shortened
+until it improves the deviance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines.pirls_system import ReweightedSystem
+from pylmernn.engines.pls import Columns, DirectElimination
+from pylmernn.families.family import ByDispersion, Family, Step
+
+FloatArray = NDArray[np.float64]
+Parts = list[FloatArray]
+
+MAX_STEPS = 100
+NEWTON_DONE = 1e-9  # decrement before the last Newton step, which squares it
+SCORING_DONE = 1e-17  # the same where steps only converge linearly
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Responses under a family.
+
+    Attributes
+    ----------
+    family : Family
+    y, weights : ndarray, shape (n,)
+    constant : float
+        Of the log-likelihood.
+    """
+
+    family: Family
+    y: FloatArray
+    weights: FloatArray
+    constant: float
+
+    @classmethod
+    def of(cls, family: Family, y: FloatArray, weights: FloatArray | None) -> Observations:
+        """Rows without weights count once."""
+        weights = np.ones(len(y)) if weights is None else weights
+        return cls(family, y, weights, family.constant(y, weights))
+
+    def step(self, eta: FloatArray, phi: float) -> Step:
+        """See :meth:`Family.step`."""
+        return self.family.step(self.y, self.weights, eta, phi)
+
+    def curvature(self, eta: FloatArray, phi: float) -> tuple[FloatArray, FloatArray]:
+        """See :meth:`Family.curvature`."""
+        return self.family.curvature(self.y, self.weights, eta, phi)
+
+    def by_dispersion(self, eta: FloatArray, phi: float) -> ByDispersion:
+        """See :meth:`Family.by_dispersion`."""
+        return self.family.by_dispersion(self.y, self.weights, eta, phi)
+
+    def fisher(self, eta: FloatArray, phi: float) -> FloatArray:
+        """Expected information (n,), always positive."""
+        mu, slope, _, _ = self.family.link.derivatives(eta)
+        variance = self.family.variance(mu, phi)
+        scale = phi if self.family.has_dispersion and self.family.name != "negative.binomial" else 1.0
+        return self.weights * slope * slope / (variance * scale)
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Where the penalized deviance is least.
+
+    Attributes
+    ----------
+    u, b : list of ndarray, shape (d_k, q_k)
+        Spherical modes and ``b = Lambda u`` of each factor, in working columns.
+    beta : ndarray, shape (p,)
+    eta : ndarray, shape (n,)
+    step : Step
+        Log-densities and their derivatives there.
+    ussq : float
+        Sum of squares of u.
+    n_steps : int
+    """
+
+    u: Parts
+    b: Parts
+    beta: FloatArray
+    eta: FloatArray
+    step: Step
+    ussq: float
+    n_steps: int
+
+
+def squares(parts: Sequence[FloatArray]) -> float:
+    """Sum of squares of all entries."""
+    return sum(float(np.vdot(part, part)) for part in parts)
+
+
+def find_modes(
+    system: ReweightedSystem,
+    data: Observations,
+    templates: Sequence[FloatArray],
+    offset: FloatArray,
+    beta: FloatArray,
+    u: Sequence[FloatArray],
+    phi: float,
+    joint: bool,
+) -> Modes:
+    """Minimize the penalized deviance.
+
+    Parameters
+    ----------
+    system : ReweightedSystem
+    data : Observations
+    templates : sequence of ndarray, shape (d_k, d_k)
+    offset : ndarray, shape (n,)
+    beta : ndarray, shape (p,)
+        Fixed, or where to start if ``joint``.
+    u : sequence of ndarray, shape (d_k, q_k)
+        Where to start.
+    phi : float
+    joint : bool
+        Minimize in beta too.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Where the deviance is not finite or the steps do not converge.
+    """
+    fixed = offset + system.X @ beta
+    u = list(u)
+    b = [L @ part for L, part in zip(templates, u, strict=True)]
+    eta = fixed + system.rows_of(b)
+    step = data.step(eta, phi)
+    ussq = squares(u)
+    value = -2.0 * float(step.loglik.sum()) + ussq
+    if not np.isfinite(value) and ussq > 0:
+        return find_modes(system, data, templates, offset, beta, [np.zeros_like(part) for part in u], phi, joint)
+    for number in range(1, MAX_STEPS + 1):
+        if not np.isfinite(value):
+            raise np.linalg.LinAlgError("the log-likelihood is not finite")
+        newton = bool((step.observed > 0).all())
+        weights = step.observed if newton else np.where(step.observed > 0, step.observed, data.fisher(eta, phi))
+        d_beta, d_u, d_b, d_eta = _direction(system, templates, weights, step.score, eta - offset, beta, u, b, joint)
+        decrement = float(step.score @ d_eta) - sum(float(np.vdot(a, c)) for a, c in zip(d_u, u, strict=True))
+        length = 1.0
+        while True:
+            new_u = [part + length * d for part, d in zip(u, d_u, strict=True)]
+            new_eta = eta + length * d_eta
+            new_step, new_ussq = data.step(new_eta, phi), squares(new_u)
+            new_value = -2.0 * float(new_step.loglik.sum()) + new_ussq
+            if new_value <= value + 1e-10 * abs(value) + 1e-12:
+                break
+            length *= 0.5
+            if length < 1e-10:
+                raise np.linalg.LinAlgError("penalized iteratively reweighted least squares did not improve")
+        u, b = new_u, [part + length * d for part, d in zip(b, d_b, strict=True)]
+        beta = beta + length * d_beta
+        eta, step, value, ussq = new_eta, new_step, new_value, new_ussq
+        if length == 1.0 and decrement < (NEWTON_DONE if newton else SCORING_DONE):
+            return Modes(u, b, beta, eta, step, ussq, number)
+    raise np.linalg.LinAlgError(f"penalized iteratively reweighted least squares took more than {MAX_STEPS} steps")
+
+
+def _direction(
+    system: ReweightedSystem,
+    templates: Sequence[FloatArray],
+    weights: FloatArray,
+    score: FloatArray,
+    linear: FloatArray,
+    beta: FloatArray,
+    u: Parts,
+    b: Parts,
+    joint: bool,
+) -> tuple[FloatArray, Parts, Parts, FloatArray]:
+    """Steps in beta, u, b and eta; ``linear`` (n,) is eta without its offset."""
+    system.reweight(weights, with_X=joint)
+    elimination = DirectElimination(system, templates)
+    random = linear if joint else linear - system.X @ beta
+    work = score + weights * random
+    T = system.columns(system.by_level(work))
+    new_beta = beta
+    if joint:
+        columns = stack(system.R, T)
+        modes = elimination.modes(columns)
+        right = np.append(system.products.RR, (system.X.T @ work)[:, None], axis=1)
+        V = right - system.R.dot(modes)
+        new_beta = np.linalg.solve(V[:, :-1], V[:, -1])
+        found = modes.combine(np.append(-new_beta, 1.0)[:, None])
+    else:
+        found = elimination.modes(T)
+    new_b = system.factors(found)
+    d_b = [new - old for new, old in zip(new_b, b, strict=True)]
+    d_beta = new_beta - beta
+    d_eta = system.rows_of(d_b)
+    if joint:
+        d_eta = d_eta + system.X @ d_beta
+    left = system.by_level(score - weights * d_eta)
+    d_u = [L.T @ part - old for L, part, old in zip(templates, left, u, strict=True)]
+    return d_beta, d_u, d_b, d_eta
+
+
+def stack(one: Columns, two: Columns) -> Columns:
+    """Columns side by side."""
+    return Columns(np.concatenate([one.first, two.first], axis=1), np.concatenate([one.rest, two.rest], axis=1))

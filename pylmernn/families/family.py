@@ -1,0 +1,172 @@
+"""What a family must offer, and what all exponential families have in common.
+
+Rows are independent given the linear predictor eta. For a family with mean mu, variance function V, dispersion phi and
+prior weights a, the derivatives of a row's log-density in eta follow from those of ``q(mu) = (y - mu) / V(mu)``
+(McCullagh & Nelder 1989, section 2.5): with ``mu', mu'', mu'''`` those of the inverse link,
+
+    l'   = (a / phi) q mu'
+    l''  = (a / phi) [q_mu mu'^2 + q mu'']
+    l''' = (a / phi) [q_mumu mu'^3 + 3 q_mu mu' mu'' + q mu''']
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.families.links import LINKS, Link
+
+FloatArray = NDArray[np.float64]
+
+
+class FamilyError(ValueError):
+    """A family, link or response that do not go together; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Log-densities of the rows and their derivatives in eta, (n,) each: l, l' and -l''."""
+
+    loglik: FloatArray
+    score: FloatArray
+    observed: FloatArray
+
+
+@dataclass(frozen=True)
+class ByDispersion:
+    """Derivatives in the dispersion parameter, (n,) each: of l, of l' and of the curvature weight."""
+
+    loglik: FloatArray
+    score: FloatArray
+    weight: FloatArray
+
+
+class Family(ABC):
+    """A distribution of y given eta.
+
+    Parameters
+    ----------
+    link : str, optional
+        By default the first of ``links``.
+
+    Attributes
+    ----------
+    name : str
+    links : tuple of str
+    has_dispersion : bool
+        Whether a dispersion parameter is estimated.
+    expected : bool
+        Whether the curvature of Laplace's approximation is the expected information (as in lme4) or the observed one
+        (as in glmmTMB). They agree where the link is canonical.
+    """
+
+    name: str
+    links: tuple[str, ...]
+    canonical: str = ""
+    has_dispersion: bool = False
+    expected: bool = False
+
+    def __init__(self, link: str | None = None) -> None:
+        chosen = link or self.links[0]
+        if chosen not in self.links:
+            raise FamilyError(f"the {self.name} family has no link '{chosen}': use one of {', '.join(self.links)}.")
+        self.link: Link = LINKS[chosen]
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.link.name})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Family) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the curvature weight is -l'' itself."""
+        return not self.expected or self.link.name == self.canonical
+
+    @abstractmethod
+    def check(self, y: FloatArray, weights: FloatArray, name: str) -> None:
+        """Raise FamilyError where a response (n,) lies outside the family."""
+
+    @abstractmethod
+    def start(self, y: FloatArray, weights: FloatArray) -> FloatArray:
+        """Means (n,) to start from."""
+
+    @abstractmethod
+    def variance(self, mu: FloatArray, phi: float) -> FloatArray:
+        """Variance of a row of weight 1 with dispersion taken as 1 (n,); Var(y) = phi variance / weight."""
+
+    @abstractmethod
+    def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:
+        """Log-densities without their constant, scores and observed information."""
+
+    @abstractmethod
+    def curvature(
+        self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """The weight of Laplace's approximation and its derivative in eta, (n,) each."""
+
+    def constant(self, y: FloatArray, weights: FloatArray) -> float:
+        """What ``step`` leaves out of the sum of the log-densities; free of all parameters."""
+        return 0.0
+
+    def by_dispersion(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> ByDispersion:
+        """Derivatives in phi, for families that have it."""
+        raise NotImplementedError
+
+    def start_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray) -> float:
+        """The dispersion to start from."""
+        return 1.0
+
+    @abstractmethod
+    def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
+        """Twice the log-density at mu = y less that at mu, for weight and dispersion 1 (n,)."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, mu: FloatArray, weights: FloatArray, phi: float) -> FloatArray:
+        """Random responses with means mu."""
+
+
+class ExponentialFamily(Family):
+    """A family given by its variance function; see the module's notes."""
+
+    @abstractmethod
+    def variances(self, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """V and its first two derivatives in mu, (n,) each."""
+
+    @abstractmethod
+    def loglik(self, y: FloatArray, weights: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
+        """Log-densities (n,), without what ``constant`` holds."""
+
+    def variance(self, mu: FloatArray, phi: float) -> FloatArray:
+        """See :meth:`Family.variance`."""
+        return self.variances(mu)[0]
+
+    def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:
+        """See :meth:`Family.step`."""
+        mu, d1, d2, _ = self.link.derivatives(eta)
+        V, V1, _ = self.variances(mu)
+        scale = weights / phi
+        q = (y - mu) / V
+        q1 = -(1.0 + q * V1) / V
+        return Step(self.loglik(y, weights, mu, phi), scale * q * d1, -scale * (q1 * d1 * d1 + q * d2))
+
+    def curvature(
+        self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """See :meth:`Family.curvature`."""
+        mu, d1, d2, d3 = self.link.derivatives(eta)
+        V, V1, V2 = self.variances(mu)
+        scale = weights / phi
+        if self.expected:
+            return scale * d1 * d1 / V, scale * d1 * (2.0 * d2 - d1 * d1 * V1 / V) / V
+        q = (y - mu) / V
+        q1 = -(1.0 + q * V1) / V
+        q2 = (2.0 * V1 / V - q * (V2 - 2.0 * V1 * V1 / V)) / V
+        observed = -scale * (q1 * d1 * d1 + q * d2)
+        return observed, -scale * (q2 * d1**3 + 3.0 * q1 * d1 * d2 + q * d3)
