@@ -29,7 +29,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> pd.DataFrame:
-    """One of the classic data sets of lme4, as a DataFrame.
+    """One of the data sets of the examples, as a DataFrame.
 
     Parameters
     ----------
@@ -37,8 +37,11 @@ def load(name: str) -> pd.DataFrame:
         ``"sleepstudy"`` (180 rows: reaction times over days without sleep, Belenky et al. 2003), ``"Dyestuff"`` and
         ``"Dyestuff2"`` (30 rows each: yields by batch, Davies and Goldsmith 1972, Box and Tiao 1973), ``"Penicillin"``
         (144 rows: plates crossed with samples) and ``"Pastes"`` (60 rows: casks within batches, both Davies and
-        Goldsmith 1972), ``"cake"`` (270 rows: breaking angles, Cook 1938) or ``"InstEval"`` (73,421 rows: lecture
-        evaluations by 2,972 students of 1,128 lecturers at ETH Zurich).
+        Goldsmith 1972), ``"cake"`` (270 rows: breaking angles, Cook 1938), ``"InstEval"`` (73,421 rows: lecture
+        evaluations by 2,972 students of 1,128 lecturers at ETH Zurich), ``"egsingle"`` (7,230 rows: mathematics scores
+        of 1,721 children in 60 schools over six years, as in R's mlmRev; Raudenbush and Bryk 2002) or
+        ``"spotify_songs"`` (28,351 tracks of 10,691 artists with Spotify's audio features, from TidyTuesday 2020-01-21,
+        CC0: one row a track, albums numbered, features rounded, ``genre`` that of the first playlist it was found in).
 
     Returns
     -------

@@ -6,7 +6,7 @@ import pytest
 from pylmernn import datasets
 
 
-def test_sizes_are_those_of_lme4():
+def test_sizes_are_those_of_the_sources():
     sizes = {name: datasets.load(name).shape for name in datasets.names()}
     assert sizes == {
         "Dyestuff": (30, 2),
@@ -15,8 +15,17 @@ def test_sizes_are_those_of_lme4():
         "Pastes": (60, 4),
         "Penicillin": (144, 3),
         "cake": (270, 5),
+        "egsingle": (7230, 12),
         "sleepstudy": (180, 3),
+        "spotify_songs": (28351, 15),
     }
+
+
+def test_a_track_is_one_row_with_a_known_artist():
+    songs = datasets.load("spotify_songs")
+    assert songs["artist"].nunique() == 10691
+    assert songs["album"].nunique() == 22542
+    assert not songs.isna().any().any()
 
 
 def test_factors_keep_their_order():
