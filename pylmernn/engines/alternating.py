@@ -1,17 +1,20 @@
 """Method ``"alternating"``: networks in the mean of a linear mixed model.
 
 Between two epochs of ordinary mini-batch training of f on ``y - X beta - Z b``, the linear mixed model of the
-residuals ``y - f`` is solved exactly on all rows: beta, b, and, where it costs little beside an epoch, theta. The best
-epoch by held out rows is kept. Where rows are few, f is cross-fitted: the variance components then rest on predictions
-of rows that the networks have not seen, so that sigma is not understated; the mean of the folds' networks predicts new
-rows.
+residuals ``y - f`` is solved exactly on the rows learnt from: beta, b, and, where it costs little beside an epoch,
+theta. The best epoch by held-out rows and levels is kept, and the model given f is estimated exactly on all rows.
+
+Where rows are few, f is cross-fitted: several sets of networks (members) are trained side by side, each without one
+part of the rows. An epoch is chosen by the errors at all rows, each predicted by the member that has not learnt from
+it. The variance components rest on these predictions, so that sigma is not understated; the mean of the members
+predicts new rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,25 +26,26 @@ from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.randompart import RandomPart
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import NetSpec, Networks, build, specify, weights_of
+from pylmernn.training.holdout import Split, split
 from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 Callback = Callable[[int, float], None]
+State = list[dict[str, Any]]
+
+FOLD_EFFECTS = (
+    1500  # random effects factored densely beyond which the default is not to cross-fit: each fold has its own
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """One set of networks: f (n,) at all rows before centring, the rows it learnt from, weights, history.
+class Best:
+    """What training keeps: an epoch (0 for none yet), its criterion, and weights and f (n,) of each member."""
 
-    ``stopped`` says why training ended before its time; empty where it did not.
-    """
-
-    f: FloatArray
-    learned: NDArray[np.bool_]
-    weights: tuple[dict[str, NDArray[Any]], ...]
-    history: dict[str, list[float]]
-    best_epoch: int
-    stopped: str
+    epoch: int
+    criterion: float
+    states: list[State]
+    f: list[FloatArray]
 
 
 def fit(
@@ -59,7 +63,8 @@ def fit(
         With at least one network in ``nets``.
     REML, control, start, callback
         As in :func:`pylmernn.engines.profiled.fit`; they concern the last, exact step. ``control.training`` says how to
-        train; the callback is told of each epoch and its held-out error.
+        train; the callback is told of each epoch and its held-out error. ``control.device`` is where networks are
+        trained.
 
     Returns
     -------
@@ -70,61 +75,22 @@ def fit(
     ------
     ValueError
         For an option of a network that does not exist, or where the loss is not finite in the first epoch.
+    KeyboardInterrupt
+        Where training is interrupted before its first epoch ends; later, what there is then is returned, marked.
     """
-    from pylmernn.mean.mlp import check_options
-
     control = control or Control()
-    training = control.training.sized(design.n)
-    specs = tuple(specify(net, check_options(net.options, net.label)) for net in design.nets)
-    y = design.y if design.offset is None else design.y - design.offset
-    scale = float(np.std(y))
-    rng = np.random.default_rng(training.seed)
-    folds = max(training.folds or 0, 1)
-    fold_of = rng.permutation(design.n) % folds
-    members: list[Member] = []
-    f = np.empty(design.n)
-    for k in range(folds):
-        learn = np.flatnonzero(fold_of != k) if folds > 1 else np.arange(design.n)
-        member = _train_member(design, y, scale, specs, learn, REML, control, training, training.seed + k, callback)
-        members.append(member)
-        f[fold_of == k] = member.f[fold_of == k]
-        if member.stopped:
-            break
-    if folds > 1 and len(members) == folds:
-        f -= _fold_trends(design.X, members, fold_of)
-    if len(members) < folds:  # interrupted: what is there, in sample
-        f = np.mean([m.f for m in members], axis=0)
-    has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
-    shift = float(f.mean()) if has_constant else 0.0
-    networks = Networks(
-        specs=specs,
-        members=tuple(m.weights for m in members),
-        scale=scale,
-        shift=shift,
-        fitted=f - shift,
-        history=_joined([m.history for m in members]),
-        best_epoch=tuple(m.best_epoch for m in members),
-        out_of_fold=folds > 1 and len(members) == folds,
-        learned=np.array([m.learned for m in members]),
-    )
+    training = settle(control.training, design)
+    specs = tuple(specify(net) for net in design.nets)
+    held = held_out(design, training)
+    members = _members(design, REML, control, training, specs, held)
+    best, stopped = _train(members, held, training, callback)
+    networks = _networks(design, specs, members, held, best)
     estimates = exact.fit(with_networks(design, networks.fitted), REML, control, start)
-    if members[-1].stopped:
-        convergence = dataclasses.replace(
-            estimates.convergence,
-            converged=False,
-            message=f"{members[-1].stopped}; these are the best networks so far",
-        )
+    if stopped:
+        message = f"{stopped}; these are the best networks so far"
+        convergence = dataclasses.replace(estimates.convergence, converged=False, message=message)
         estimates = dataclasses.replace(estimates, convergence=convergence)
     return dataclasses.replace(estimates, method="alternating", networks=networks)
-
-
-def _fold_trends(X: FloatArray, members: list[Member], fold_of: NDArray[np.intp]) -> FloatArray:
-    """What f of each row's fold holds of the columns of X (n, p) beyond the mean of the folds, (n,).
-
-    A fold knows only f + X beta: it may put a trend in either. Side by side, different trends would pass for noise.
-    """
-    trends = np.array([np.linalg.lstsq(X, member.f, rcond=None)[0] for member in members])
-    return np.asarray(np.einsum("ij,ij->i", X, (trends - trends.mean(axis=0))[fold_of]))
 
 
 def with_networks(design: Design, f: FloatArray) -> Design:
@@ -132,77 +98,253 @@ def with_networks(design: Design, f: FloatArray) -> Design:
     return dataclasses.replace(design, offset=f if design.offset is None else design.offset + f)
 
 
-def _train_member(
+def settle(training: Training, design: Design) -> Training:
+    """The settings with every None replaced for a design."""
+    if training.folds is None and _dense_effects(design) > FOLD_EFFECTS:
+        training = dataclasses.replace(training, folds=0)
+    return training.sized(design.n)
+
+
+def held_out(design: Design, training: Training) -> Split:
+    """Which rows are held out from which member; whole levels are those of the term with most levels."""
+    members = max(training.folds or 0, 1)
+    largest = max(design.random, key=lambda term: term.n_levels, default=None)
+    codes = None if largest is None else largest.codes
+    return split(design.n, members, training.validation, training.holdout, codes, training.seed)
+
+
+def _dense_effects(design: Design) -> int:
+    """Random effects that an exact solution factors together: all but those of the largest factor."""
+    sizes: dict[str, int] = {}
+    for term in design.random:
+        if term.covariance != "gp":
+            sizes[term.group] = sizes.get(term.group, 0) + term.n_levels * term.width
+    fields = sum(term.n_levels for term in design.random if term.covariance == "gp")
+    return fields + sum(sizes.values()) - max(sizes.values(), default=0)
+
+
+class Member:
+    """One set of networks in training, with the random part of the rows that it learns from.
+
+    Parameters
+    ----------
+    design : Design
+        Of all rows.
+    random : RandomPart
+        Of the rows learnt from.
+    trainer : Trainer
+        Of the networks, on the same rows.
+    rows : ndarray of int
+        These rows.
+    """
+
+    def __init__(self, design: Design, random: RandomPart, trainer: Any, rows: NDArray[np.intp]) -> None:
+        self.design, self.random, self.trainer, self.rows = design, random, trainer, rows
+        self.y = response(design)
+        self.scale = float(np.std(self.y))
+        self.f = np.zeros(design.n)
+        self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
+        self._solve()
+
+    def _solve(self) -> None:
+        self.random.update((self.y - self.f)[self.rows])
+        self.linear = self.random.mean(self.design)
+
+    def epoch(self, number: int) -> float:
+        """Train once over the rows, then solve for the random part; returns the mean squared error met on the way.
+
+        Raises
+        ------
+        FloatingPointError
+            Where the loss or a value of the networks is not finite.
+        """
+        import torch
+
+        target = torch.from_numpy(((self.y - self.linear) / self.scale).astype(np.float32))
+        loss = self.trainer.epoch(target.to(self.trainer.device)) * self.scale**2
+        f = self.scale * self.trainer.values()
+        if not (np.isfinite(loss) and np.isfinite(f).all()):
+            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        self.f = f
+        self._solve()
+        return float(loss)
+
+    def errors(self, rows: NDArray[np.intp]) -> FloatArray:
+        """Errors of ``f + X beta + Z b`` at some rows; b is zero for levels not learnt from."""
+        return np.asarray(self.y[rows] - self.f[rows] - self.linear[rows])
+
+
+#: what the history tells of an epoch
+HISTORY = ("epoch", "loss", "validation", "validation_levels", "sigma", "seconds")
+
+
+def response(design: Design) -> FloatArray:
+    """The response less the offset, (n,)."""
+    return design.y if design.offset is None else design.y - design.offset
+
+
+def _members(
     design: Design,
-    y: FloatArray,
-    scale: float,
-    specs: tuple[NetSpec, ...],
-    learn: NDArray[np.intp],
     REML: bool,
     control: Control,
     training: Training,
-    seed: int,
-    callback: Callback | None,
-) -> Member:
+    specs: tuple[NetSpec, ...],
+    held: Split,
+) -> list[Member]:
+    """Fresh networks for every member; their inputs go to the device once."""
     import torch
 
-    from pylmernn.training.loop import Trainer
+    from pylmernn.training.loop import Trainer, device_for
 
+    device = device_for(control.device)
+    features = [build(spec).prepare(net.inputs).to(device) for spec, net in zip(specs, design.nets, strict=True)]
+    weights = None
+    if design.weights is not None:
+        weights = torch.from_numpy(design.weights.astype(np.float32)).to(device)
+    parameters = sum(spec.n_parameters for spec in specs)
+    members = []
+    for k in range(max(training.folds or 0, 1)):
+        torch.manual_seed(training.seed + k)
+        modules = [build(spec).to(device) for spec in specs]
+        generator = torch.Generator().manual_seed(training.seed + k)
+        rows = held.learned(k)
+        random = RandomPart(some_rows(design, rows), REML, control.device, parameters)
+        members.append(Member(design, random, Trainer(modules, features, rows, training, generator, weights), rows))
+    return members
+
+
+def _train(members: Sequence[Member], held: Split, training: Training, callback: Callback | None) -> tuple[Best, str]:
+    """Epochs of all members side by side until the schedule or patience ends, or the user.
+
+    Returns
+    -------
+    best : Best
+        The epoch with the smallest held-out error; the last one where nothing is held out.
+    stopped : str
+        Why training ended before its time; empty where it did not.
+    """
     assert training.epochs is not None
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    modules = [build(spec) for spec in specs]
-    features = [module.prepare(net.inputs) for module, net in zip(modules, design.nets, strict=True)]
-    held = np.random.default_rng(seed + 1).permutation(len(learn))[: round(training.validation * len(learn))]
-    check, rows = learn[held], np.delete(learn, held)
-    size = sum(p.numel() for module in modules for p in module.parameters())
-    random = RandomPart(_some_rows(design, rows), REML, control.device, size)
-    weights = None if design.weights is None else torch.from_numpy(design.weights.astype(np.float32))
-    trainer = Trainer(modules, features, rows, training, generator, weights)
-    random.update(y[rows])
-    f = np.zeros(design.n)
-    best = (np.inf, 0, trainer.state(), f)
-    history: dict[str, list[float]] = {"epoch": [], "loss": [], "validation": [], "sigma": [], "seconds": []}
-    stopped = ""
+    best = Best(0, np.inf, [], [])
     try:
         for epoch in range(1, training.epochs + 1):
-            begun = time.perf_counter()
-            target = torch.from_numpy(((y - random.mean(design)) / scale).astype(np.float32))
-            loss = trainer.epoch(target) * scale**2
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
-            f = scale * trainer.values()
-            random.update(y[rows] - f[rows])
-            error = y[check] - f[check] - random.mean(_some_rows(design, check)) if len(check) else np.zeros(0)
-            validation = _mean_square(error, None if design.weights is None else design.weights[check])
-            for name, value in zip(
-                history, (epoch, loss, validation, random.sigma, time.perf_counter() - begun), strict=True
-            ):
-                history[name].append(float(value))
-            if validation < best[0] or not len(check):
-                best = (validation, epoch, trainer.state(), f)
+            criterion = _epoch(members, held, training.validation > 0, epoch)
+            if criterion < best.criterion or not np.isfinite(criterion):
+                best = Best(epoch, criterion, [m.trainer.state() for m in members], [m.f for m in members])
             if callback is not None:
-                callback(epoch, validation)
-            if training.patience is not None and epoch - best[1] >= training.patience:
+                callback(epoch, criterion)
+            if training.patience is not None and epoch - best.epoch >= training.patience:
                 break
     except KeyboardInterrupt:
-        stopped = "training was interrupted"
-    except FloatingPointError as error_:
-        if best[1] == 0:
-            raise ValueError(f"{error_}: scale the inputs, or lower the learning rate.") from None
-        stopped = str(error_)
-    trainer.restore(best[2])
-    learned = np.zeros(design.n, dtype=bool)
-    learned[rows] = True
-    return Member(best[3], learned, tuple(weights_of(m) for m in modules), history, best[1], stopped)
+        if best.epoch == 0:
+            raise
+        return best, "training was interrupted"
+    except FloatingPointError as error:
+        if best.epoch == 0:
+            raise ValueError(f"{error}: scale the inputs, or lower the learning rate.") from None
+        return best, str(error)
+    return best, ""
 
 
-def _mean_square(error: FloatArray, weights: FloatArray | None) -> float:
-    """Weighted mean square of held-out errors; nan where no row is held out."""
-    return float(np.average(error**2, weights=weights)) if len(error) else float("nan")
+def _epoch(members: Sequence[Member], held: Split, validate: bool, epoch: int) -> float:
+    """One epoch of all members; returns the criterion, nan where nothing is held out to choose an epoch by."""
+    weights = members[0].design.weights
+    rows: list[tuple[float, float]] = []
+    levels: list[tuple[float, float]] = []
+    entries = []
+    for k, member in enumerate(members):
+        begun = time.perf_counter()
+        loss = member.epoch(epoch)
+        for pool, whole in ((rows, False), (levels, True)):
+            pool.append(_squares(member, np.flatnonzero((held.member == k) & (held.whole == whole)), weights))
+        mean_squares = (_ratio(rows[-1:]), _ratio(levels[-1:]))
+        entries.append((epoch, loss, *mean_squares, member.random.sigma, time.perf_counter() - begun))
+    for member, entry in zip(members, entries, strict=True):  # all or none, also where interrupted
+        for name, value in zip(HISTORY, entry, strict=True):
+            member.history[name].append(float(value))
+    criterion = combine(_ratio(rows), _ratio(levels), held) if validate else float("nan")
+    for member in members:
+        member.trainer.end_epoch(criterion)
+    return criterion
 
 
-def _some_rows(design: Design, rows: NDArray[np.intp]) -> Design:
+def combine(rows: float, levels: float, held: Split) -> float:
+    """One criterion of the mean squared errors at single rows and at rows of whole levels.
+
+    Their geometric mean, weighted by the numbers of rows and of levels held out, as in a Gaussian log-likelihood in
+    which every row, and every new level, counts once. A part of which nothing is held out is left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> held = Split(np.zeros(4, dtype=np.intp), np.array([False, False, True, True]), n_levels=2)
+    >>> round(combine(1.0, 4.0, held), 6)
+    2.0
+    """
+    parts = [(rows, int(np.sum((held.member >= 0) & ~held.whole))), (levels, held.n_levels)]
+    parts = [(value, count) for value, count in parts if count > 0 and np.isfinite(value)]
+    if not parts:
+        return float("nan")
+    smallest = float(np.finfo(np.float64).tiny)
+    logs = [np.log(max(value, smallest)) for value, _ in parts]
+    return float(np.exp(np.average(logs, weights=[count for _, count in parts])))
+
+
+def _squares(member: Member, rows: NDArray[np.intp], weights: FloatArray | None) -> tuple[float, float]:
+    """Weighted sum of squared errors at some rows, and the sum of weights."""
+    squares = member.errors(rows) ** 2
+    return (
+        (float(squares.sum()), len(rows))
+        if weights is None
+        else (
+            float(weights[rows] @ squares),
+            float(weights[rows].sum()),
+        )
+    )
+
+
+def _ratio(sums: Sequence[tuple[float, float]]) -> float:
+    """Mean square of pooled sums; nan without rows."""
+    total, count = np.sum(sums, axis=0)
+    return float(total / count) if count > 0 else float("nan")
+
+
+def _networks(
+    design: Design, specs: tuple[NetSpec, ...], members: Sequence[Member], held: Split, best: Best
+) -> Networks:
+    """The members as they were in the best epoch; f out of fold where every row is held out from one of them."""
+    for member, state in zip(members, best.states, strict=True):
+        member.trainer.restore(state)
+    f = best.f[0]
+    if len(members) > 1:
+        f = np.array(best.f)[held.member, np.arange(design.n)] - _fold_trends(design.X, best.f, held.member)
+    has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
+    shift = float(f.mean()) if has_constant else 0.0
+    history = {"member": [float(k) for k, m in enumerate(members) for _ in m.history["epoch"]]}
+    for name in HISTORY:
+        history[name] = [value for member in members for value in member.history[name]]
+    return Networks(
+        specs=specs,
+        members=tuple(tuple(weights_of(module) for module in member.trainer.modules) for member in members),
+        scale=members[0].scale,
+        shift=shift,
+        fitted=f - shift,
+        history=history,
+        best_epoch=(best.epoch,) * len(members),
+        out_of_fold=len(members) > 1,
+        learned=np.array([held.member != k for k in range(len(members))]),
+    )
+
+
+def _fold_trends(X: FloatArray, values: Sequence[FloatArray], fold_of: NDArray[np.intp]) -> FloatArray:
+    """What f of each row's fold holds of the columns of X (n, p) beyond the mean of the folds, (n,).
+
+    A fold knows only f + X beta: it may put a trend in either. Side by side, different trends would pass for noise.
+    """
+    trends = np.array([np.linalg.lstsq(X, f, rcond=None)[0] for f in values])
+    return np.asarray(np.einsum("ij,ij->i", X, (trends - trends.mean(axis=0))[fold_of]))
+
+
+def some_rows(design: Design, rows: NDArray[np.intp]) -> Design:
     """The design of some rows; levels keep their codes, also where none of their rows is left."""
     return dataclasses.replace(
         design,
@@ -213,10 +355,3 @@ def _some_rows(design: Design, rows: NDArray[np.intp]) -> Design:
         offset=None,
         nets=(),
     )
-
-
-def _joined(histories: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-    out: dict[str, list[float]] = {"member": [float(i) for i, h in enumerate(histories) for _ in h["epoch"]]}
-    for name in histories[0]:
-        out[name] = [value for history in histories for value in history[name]]
-    return out

@@ -8,7 +8,8 @@ beta are exact on all rows, where that code solves some models on 10,000 of them
 
 Linear columns of X are trained beside the networks; the bias of a network stands for the intercept. In the end beta is
 the GLS estimate given f. The random effects of ``embed()`` keep the trained theta and sigma in both flavours: features
-that were fitted to the data would let an exact step understate them.
+that were fitted to the data would let an exact step understate them. Features are scaled so that the variance of such a
+term is the mean variance of its levels' effects.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pylmernn.covariance import theta_sizes
 from pylmernn.engines import exact, features
 from pylmernn.engines.alternating import Callback, with_networks
 from pylmernn.engines.atfixed import estimates_at_fixed
@@ -198,6 +200,7 @@ def _networks(design: Design, specs: tuple[NetSpec, ...], scale: float, runs: li
         best_epoch=tuple(run.best_epoch for run in runs),
         out_of_fold=len(runs) > 1,
         learned=np.array([run.learned for run in runs]),
+        criterion="negative log-likelihood of a row",
     )
 
 
@@ -290,6 +293,7 @@ def _train(
 ) -> Trained:
     assert training.epochs is not None
     assert training.batch_size is not None
+    assert training.weight_decay is not None
     faithful = training.preset == "faithful"
     torch.manual_seed(seed)
     modules = [build(spec) for spec in specs]
@@ -320,18 +324,44 @@ def _train(
     )
     history, best_epoch, stopped = _run(trainer, orders, training, scale, callback)
     theta, sigma = theta_and_sigma(variances, trainer.psi, design.random)
+    theta, learned, embeddings = _rescaled(design, theta, parts)
     return Trained(
         f=scale * evaluate(modules, inputs),
         learned=np.isin(np.arange(design.n), orders.learn),
         weights=tuple(weights_of(module) for module in modules),
         theta=theta,
         sigma=scale * sigma,
-        features=tuple(part.features() if isinstance(part, TablePart | CoordinatePart) else None for part in parts),
-        embeddings=tuple(part.embedding() if isinstance(part, CoordinatePart) else None for part in parts),
+        features=learned,
+        embeddings=embeddings,
         history=history,
         best_epoch=best_epoch,
         stopped=stopped,
     )
+
+
+def _rescaled(
+    design: Design, theta: FloatArray, parts: tuple[Part, ...]
+) -> tuple[FloatArray, tuple[FloatArray | None, ...], tuple[Embedding | None, ...]]:
+    """Learned features with a mean square length of one over the levels, and theta to go with them.
+
+    The model is the same; the variance of a term is then the mean of that of its levels' effects.
+    """
+    theta = theta.copy()
+    found: list[FloatArray | None] = []
+    embeddings: list[Embedding | None] = []
+    starts = np.cumsum([0, *theta_sizes(design.random)])
+    for part, at in zip(parts, starts, strict=False):
+        if not isinstance(part, TablePart | CoordinatePart):
+            found.append(None)
+            embeddings.append(None)
+            continue
+        F = part.features()
+        length = float(np.sqrt(np.mean(np.sum(F**2, axis=1)))) or 1.0
+        theta[at] *= length
+        found.append(F / length)
+        whole = part.embedding() if isinstance(part, CoordinatePart) else None
+        embeddings.append(None if whole is None else dataclasses.replace(whole, gain=whole.gain / length))
+    return theta, tuple(found), tuple(embeddings)
 
 
 def _run(

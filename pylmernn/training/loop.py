@@ -1,4 +1,4 @@
-"""The one loop that trains networks: batches, a schedule, best weights kept."""
+"""The one loop that trains networks: batches, a schedule, weights kept and put back."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ FloatArray = NDArray[np.float64]
 
 CHUNK = 65_536  # rows of one forward pass when nothing is learned
 CHUNK_NUMBERS = 1_000_000  # and inputs: the layers of a convolution hold many times as many
+PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
 
 
 class Trainer:
     """Trains the sum of some networks on squared error, an epoch at a time, for targets that change between epochs.
+
+    All stays on the device of the features: within an epoch no step waits for a value.
 
     Parameters
     ----------
     modules : sequence of torch.nn.Module
         Each takes its features (m, k) and returns (m,).
     features : sequence of torch.Tensor, shape (n, k)
-        Of all rows, on the device.
+        Of all rows, on the device of the modules.
     rows : ndarray of int
         Rows to learn from.
     training : Training
         Sized settings.
     generator : torch.Generator
-        Of the shuffling.
+        Of the shuffling, on the CPU.
     weights : torch.Tensor, shape (n,), optional
-        Prior weights of the rows; their mean counts as one.
+        Prior weights of the rows, on the device; their mean counts as one.
     """
 
     def __init__(
@@ -47,18 +50,16 @@ class Trainer:
     ) -> None:
         assert training.batch_size is not None
         assert training.epochs is not None
+        assert training.weight_decay is not None
         self.modules, self.features, self.training, self.generator = list(modules), list(features), training, generator
         self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         self.device = features[0].device
         self.weights = None if weights is None else weights / weights.mean()
-        parameters = [p for module in modules for p in module.parameters()]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+            parameter_groups(self.modules, training.weight_decay), lr=training.learning_rate, fused=True
         )
-        self.steps = -(-len(rows) // training.batch_size)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, training.learning_rate, total_steps=self.steps * training.epochs + 1
-        )
+        steps = len(batches(len(rows), training.batch_size)) * training.epochs
+        self.schedule, self.plateau = schedules(training, self.optimizer, steps)
 
     def epoch(self, target: torch.Tensor) -> float:
         """One pass over the rows for a target (n,) in float32; returns the mean squared error met on the way."""
@@ -78,9 +79,20 @@ class Trainer:
             loss = squares.mean() if weights is None else (weights[part] * squares).mean()
             loss.backward()
             self.optimizer.step()
-            self.schedule.step()
+            if self.schedule is not None:
+                self.schedule.step()
             total += loss.detach() * len(wanted[part])
         return float(total) / len(order)
+
+    def end_epoch(self, error: float) -> None:
+        """Tell the schedule the held-out error of the epoch."""
+        if self.plateau is not None:
+            self.plateau.step(error)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def values(self) -> FloatArray:
         """The sum of the networks on all rows, (n,), in evaluation mode."""
@@ -96,6 +108,34 @@ class Trainer:
             module.load_state_dict(weights)
 
 
+def device_for(device: str) -> torch.device:
+    """The device that networks are trained on; "auto" is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def parameter_groups(modules: Sequence[torch.nn.Module], weight_decay: float) -> list[dict[str, object]]:
+    """What is learned, in two groups: matrices, which decay, and the rest (biases, scales of normalisation)."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = (([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0))
+    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]
+
+
+def schedules(
+    training: Training, optimizer: torch.optim.Optimizer, steps: int
+) -> tuple[torch.optim.lr_scheduler.LRScheduler | None, torch.optim.lr_scheduler.ReduceLROnPlateau | None]:
+    """The schedule that moves with every step, and the one that moves with every epoch; None for what there is not."""
+    rates = torch.optim.lr_scheduler
+    if training.schedule == "one_cycle":
+        return rates.OneCycleLR(optimizer, training.learning_rate, total_steps=steps + 1), None
+    if training.schedule == "cosine":
+        return rates.CosineAnnealingLR(optimizer, steps), None
+    if training.schedule == "plateau":
+        return None, rates.ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_EPOCHS)
+    return None, None
+
+
 def batches(n: int, size: int) -> list[slice]:
     """Consecutive batches of n rows; a single row that is left joins the last one, for the sake of batch norms."""
     starts = list(range(0, n, size))
@@ -106,12 +146,12 @@ def batches(n: int, size: int) -> list[slice]:
 
 def evaluate(modules: Sequence[torch.nn.Module], features: Sequence[torch.Tensor]) -> FloatArray:
     """The sum of networks on their features, (m,), in evaluation mode."""
-    total = np.zeros(len(features[0]))
+    total = torch.zeros(len(features[0]), dtype=torch.float64, device=features[0].device)
     with torch.no_grad():
         for module, feature in zip(modules, features, strict=True):
             module.eval()
             rows = min(CHUNK, max(1, CHUNK_NUMBERS // feature.shape[1]))
             for start in range(0, len(feature), rows):
                 part = slice(start, start + rows)
-                total[part] += module(feature[part]).double().cpu().numpy()
-    return total
+                total[part] += module(feature[part]).double()
+    return np.asarray(total.cpu().numpy())

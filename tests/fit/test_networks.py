@@ -108,7 +108,7 @@ def test_cross_fitting_does_not_understate_sigma():
     n = 300
     d = pd.DataFrame(rng.normal(size=(n, 5)), columns=list("abcde")).assign(g=np.arange(n) % 15)
     d["y"] = rng.normal(size=15)[d["g"]] + rng.normal(size=n)
-    training = Training(epochs=120, validation=0.0, folds=5, learning_rate=1e-2)
+    training = Training(epochs=120, validation=0.0, folds=5, learning_rate=1e-2, weight_decay=1e-4)
     formula = "y ~ nn(a, b, c, d, e, hidden = c(128, 128)) + (1 | g)"
     honest = pylmernn.lmernn(formula, d, control=Control(training=training), seed=1)
     in_sample = Control(training=dataclasses.replace(training, folds=0))
