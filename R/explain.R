@@ -17,8 +17,8 @@
 #'   numbers of few values take all of theirs.
 #' @param ... Ignored; for `history()` arguments of [utils::history()].
 #' @return Data frames: `history()` with columns member, epoch, loss, validation, sigma and seconds; `importance()` with
-#'   network, input, importance and se (its standard error over the permutations); `partial_dependence()` with one column
-#'   for each input, and f.
+#'   network, input, importance and se (its standard error over the permutations); `partial_dependence()` with one
+#'   column for each input, and f.
 #' @seealso [plot.merModNN()] draws them.
 #' @name networks
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")

@@ -4,10 +4,8 @@
 #' are summed once; after that a step costs what the levels cost, not the rows, and the gradient is exact.
 #'
 #' @param formula A two-sided formula with at least one random term: `y ~ x + (x | g)`. All of lme4's grammar works:
-#'   `(x || g)`, `(1 | a/b)`, `(1 | a:b)`, `(0 + x | g)`, `offset(log(e))`. `diag(x | g)` gives uncorrelated columns in
-#'   one term, also where `x` is a factor. `nn(x1, x2, hidden = c(50, 25))` adds a network of these columns to the mean,
-#'   `nn(.)` one of every column not used elsewhere; its further options are `activation`, `dropout`, `normalization`
-#'   and `embedding`. All else is then estimated given the network.
+#'   `(x || g)`, `(1 | a/b)`, `(1 | a:b)`, `(0 + x | g)`, `offset(log(e))`; see the section on terms for what lme4 does
+#'   not have.
 #' @param data A data frame (or tibble) with the variables of the formula.
 #' @param REML Whether to maximize the REML criterion (the default) or the likelihood.
 #' @param weights,subset,offset As in [lme4::lmer()]: expressions of columns of `data`. The variance of a row is
@@ -15,19 +13,40 @@
 #' @param na.action `"omit"`, `"exclude"` (fitted values and residuals are padded with `NA`) or `"fail"`, or one of R's
 #'   functions such as [stats::na.exclude()]. By default `getOption("na.action")`.
 #' @param contrasts A named list of contrasts for factors of the fixed effects, as in [stats::model.matrix()].
-#' @param nets A named list of options of networks, `list(nn = list(hidden = c(20, 10)))`; options in the formula come
-#'   first.
-#' @param method `"auto"`, `"profiled"` (exact), `"iterative"` (for crossed factors too large for an exact factor) or
-#'   `"alternating"` (for networks). `"auto"` chooses.
-#' @param control A named list of settings of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
-#'   `dense_limit`, `probes`; and of the training of networks: `epochs`, `batch_size`, `learning_rate`, `weight_decay`,
-#'   `validation`, `patience`, `folds`.
+#' @param nets A named list: options of a network, `list(nn = list(hidden = c(20, 10)))` (options in the formula come
+#'   first), or a torch module of your own for `nn(x, net = "tower")`, `list(tower = module)`, made through reticulate.
+#'   A module is copied, never changed; its layers start from new weights by `seed`. A class or function of Python that
+#'   returns a module is called instead, and its weights are kept. Where every input is a number, the module's
+#'   `forward()` gets one tensor with a row for each row of the data; else one tensor for each input, factors as level
+#'   codes from 0. It returns one number for each row.
+#' @param method `"auto"` chooses among `"profiled"` (exact), `"iterative"` (for crossed factors too large for an exact
+#'   factor), `"vecchia"` (for one `gp()` with very many locations) and, for networks, `"alternating"` (trained between
+#'   exact steps on all rows). `"lmmnn"` trains networks on the mini-batch likelihood of Simchoni and Rosset (2023),
+#'   `"menets"` by the EM algorithm of Xiong et al. (2019), for one grouping factor.
+#' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
+#'   `dense_limit`, `probes`. Of the training of networks: `epochs`, `batch_size`, `learning_rate`, `weight_decay`,
+#'   `schedule` (`"one_cycle"`, `"cosine"`, `"constant"` or `"plateau"`), `validation` (share of the rows held out to
+#'   choose the best epoch), `holdout` (`"rows"`, `"levels"` or `"both"`), `patience`, `folds` (so many networks, each
+#'   trained without a part of the rows; 0 for one network), `preset` (`"faithful"` trains method `"lmmnn"` as the
+#'   authors' code does). What is left out is chosen by the size of the data.
 #' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
 #'   CUDA where there is one and the factor is large.
 #' @param seed A whole number for the random vectors of the iterative method and the training of networks.
-#' @param progress Whether to show a progress bar of epochs or evaluations. Ctrl-C (or Esc) during the training of networks
-#'   ends it: the fit then has the best networks so far, and a warning says so.
+#' @param progress Whether to show a progress bar of epochs or evaluations. Ctrl-C (or Esc) during the training of
+#'   networks ends it: the fit then has the best networks so far, and a warning says so.
 #' @param ... Nothing: an unknown argument is an error.
+#'
+#' @section Terms beyond lme4:
+#' * `diag(x | g)`: uncorrelated columns in one term, also where `x` is a factor.
+#' * `gp(lon, lat, cov = "exp_quad")`: a Gaussian process over the distinct locations, also with `"matern32"`,
+#'   `"matern52"` or `"exponential"`. [VarCorr()] shows its standard deviation and length-scale, in units of the
+#'   coordinates; [predict()] gives its values at new locations.
+#' * `nn(x1, x2, hidden = c(100, 50, 25, 12))`: a network of these columns in the mean; `nn(.)` takes every column not
+#'   used elsewhere. Options: `hidden`, `activation = "silu"`, `dropout = 0`, `normalization = "none"`, `embedding = 0`,
+#'   `standardize = TRUE`, or `net = "name"` for one of `nets`. A column may be a matrix, one array for each row. All else
+#'   is estimated given the networks.
+#' * `embed(1 | g, dim = 100)`, `embed(lon, lat, dim = 100, hidden = c(100, 100))`: random effects on learned features of
+#'   the levels or of the coordinates, by method `"lmmnn"` beside a network.
 #'
 #' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs
 #'   ([fixef()], [ranef()], [VarCorr()], [predict()], [anova()], ...). [as_merMod()] makes lme4's own object of it.

@@ -110,8 +110,8 @@ correlation_between <- function(cov, lscale, places, others) {
   correlations[[cov]](sqrt(square) / lscale)
 }
 
-# Values of the field of term k at new places (m x k): its covariance with the known locations times Z'V^-1 (y - X beta),
-# which the fit keeps as u of the term. For embed() they are those of the learned network of the coordinates.
+# Values of the field of term k at new places (m x k): its covariance with the known locations times
+# Z'V^-1 (y - X beta), which the fit keeps as u of the term. For embed() they are those of the learned network.
 field_at <- function(object, k, places) {
   bar <- object$bars[[k]]
   if (bar$covariance == "embed") {

@@ -61,8 +61,8 @@ expand_network_dots <- function(rhs, formula, data) {
   })
 }
 
-# What nets says of each network by name: options, list(nn = list(hidden = c(50, 25))), of which those in the formula come
-# first, or the user's own torch module, a Python object.
+# What nets says of each network by name: options, list(nn = list(hidden = c(50, 25))), of which those in the formula
+# come first, or the user's own torch module, a Python object.
 with_options <- function(networks, nets) {
   known <- vapply(networks, `[[`, "", "name")
   unknown <- setdiff(names(nets), known)
@@ -80,8 +80,8 @@ with_options <- function(networks, nets) {
     } else if (is.null(given) || is.list(given)) {
       network$options <- utils::modifyList(as.list(given), network$options)
     } else {
-      stop(sprintf("nets: '%s' is of class '%s': give a list of options such as list(hidden = c(50, 25)), or a torch %s",
-                   network$name, class(given)[1L], "module made through reticulate."), call. = FALSE)
+      stop(sprintf("nets: '%s' is of class '%s': give a list of options such as list(hidden = c(50, 25)), or a %s.",
+                   network$name, class(given)[1L], "torch module made through reticulate"), call. = FALSE)
     }
     network
   })
@@ -112,8 +112,8 @@ check_networks <- function(networks, bars, response) {
 
 # The inputs of a network as a matrix: numbers as they are, factors as codes from 0.
 #
-# Returns list(values, names, levels, shapes): `levels` is one character vector for a factor, NULL for a number; `shapes`
-# has one element for each input, the length of its rows where it is a matrix among the data, else nothing.
+# Returns list(values, names, levels, shapes): `levels` is one character vector for a factor, NULL for a number;
+# `shapes` has one element for each input, the length of its rows where it is a matrix among the data, else nothing.
 network_inputs <- function(network, frame, levels = NULL) {
   parts <- lapply(network$inputs, function(input) {
     name <- deparse1(input)
@@ -228,9 +228,9 @@ lost_modules <- function(object) {
 
 #' Put your own networks back into a fit
 #'
-#' A fit with a torch module of your own, `nn(x, net = "tower")`, keeps the weights of the module in R, but the module is
-#' code of Python, which [saveRDS()] does not hold. After [readRDS()] all verbs work but those that need the network at
-#' new rows; these ask for the module again.
+#' A fit with a torch module of your own, `nn(x, net = "tower")`, keeps the weights of the module in R, but the module
+#' is code of Python, which [saveRDS()] does not hold. After [readRDS()] all verbs work but those that need the network
+#' at new rows; these ask for the module again.
 #'
 #' @param fit A fit by [lmernn()].
 #' @param nets A named list of modules, as [lmernn()] took them.

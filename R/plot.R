@@ -13,9 +13,9 @@
 #'   * `"importance"`: [importance()] of the inputs, with two standard errors;
 #'   * `"partial"`: [partial_dependence()] on `inputs` (by default the six most important), a panel each; on a `pair` of
 #'     inputs as a map;
-#'   * `"variogram"`: half the mean squared difference of two rows' residuals (the field left in) against the distance of
-#'     their locations, with the curve that a `gp()` has estimated;
-#'   * `"map"`: a `gp()` or `embed()` of two coordinates over the region of its locations.
+#'   * `"variogram"`: half the mean squared difference of two rows' residuals (the field left in) against the distance
+#'     of their locations, with the curve that a `gp()` has estimated;
+#'   * `"map"`: a `gp()` or `embed()` over the region of its locations.
 #' @param inputs Names of inputs, for `"partial"`.
 #' @param pair Two inputs, for `"partial"`.
 #' @param term Which field, for `"variogram"` and `"map"`: `"gp(lon, lat)"`; by default the first.
@@ -226,9 +226,11 @@ plot_variogram <- function(x, k, seed, ...) {
   table <- variogram_of(x, k, seed)
   theta <- theta_of(x, k)
   correlation <- correlations[[x$bars[[k]]$options$cov]]
-  curve <- function(distance) x$sigma^2 * (1 + theta[1L]^2 * (1 - correlation(distance / theta[2L])))
+  noise <- x$sigma^2 * mean(1 / row_weights(x))
+  curve <- function(distance) noise + (x$sigma * theta[1L])^2 * (1 - correlation(distance / theta[2L]))
   lattice::xyplot(
-    gamma ~ distance, table, xlab = "distance", ylab = "semivariance", main = list(x$bars[[k]]$label, cex = 1, font = 1),
+    gamma ~ distance, table, xlab = "distance", ylab = "semivariance",
+    main = list(x$bars[[k]]$label, cex = 1, font = 1),
     xlim = c(0, 1.04 * max(table$distance)), ylim = c(0, 1.08 * max(table$gamma, curve(max(table$distance)))),
     panel = function(x, y, ...) {
       lattice::panel.xyplot(x, y, pch = 19, col = plot_colours[["blue"]])
@@ -239,8 +241,8 @@ plot_variogram <- function(x, k, seed, ...) {
   )
 }
 
-# Half the mean squared difference of residuals that keep the field of term k, in bins of distance: data frame with
-# distance, gamma and pairs. At most `rows_of_variogram` rows, distances up to half the largest.
+# Half the mean squared difference of residuals that keep the field of term k, in bins of distance (the first for one
+# place): data frame with distance, gamma and pairs. At most `rows_of_variogram` rows, distances up to half the largest.
 variogram_of <- function(object, k, seed, bins = 15L) {
   codes <- as.integer(term_factors(object)[[k]])
   residual <- response_of(object$frame) - fitted_rows(object) + object$b[[k]][1L, codes]
@@ -250,24 +252,33 @@ variogram_of <- function(object, k, seed, bins = 15L) {
   places <- object$bars[[k]]$locations[codes[rows], , drop = FALSE]
   distance <- as.vector(stats::dist(places))
   gamma <- as.vector(stats::dist(residual[rows]))^2 / 2
-  near <- distance <= max(distance) / 2
-  bin <- cut(distance[near], bins, labels = FALSE)
+  bin <- findInterval(distance, c(0, seq(.Machine$double.xmin, max(distance) / 2, length.out = bins + 1L)))
+  pairs <- tabulate(bin, bins + 1L)
+  shown <- which(pairs >= min(30, max(pairs)))
   data.frame(
-    distance = as.vector(tapply(distance[near], bin, mean)), gamma = as.vector(tapply(gamma[near], bin, mean)),
-    pairs = as.vector(tapply(gamma[near], bin, length))
+    distance = as.vector(tapply(distance, bin, mean)[as.character(shown)]),
+    gamma = as.vector(tapply(gamma, bin, mean)[as.character(shown)]),
+    pairs = pairs[shown]
   )
 }
 
 plot_map <- function(x, k, grid_size, ...) {
   bar <- x$bars[[k]]
-  if (ncol(bar$locations) != 2L) {
-    stop(sprintf("a map needs two coordinates, and %s has %d.", bar$label, ncol(bar$locations)), call. = FALSE)
+  names <- vapply(bar$coordinates, deparse1, "")
+  if (ncol(bar$locations) == 1L) {
+    at <- seq(min(bar$locations), max(bar$locations), length.out = 5L * grid_size)
+    curve <- data.frame(at = at, value = field_at(x, k, matrix(at)))
+    return(lattice::xyplot(value ~ at, curve, type = "l", xlab = names, ylab = bar$label,
+                           col = plot_colours[["blue"]], ...))
+  }
+  if (ncol(bar$locations) > 2L) {
+    stop(sprintf("a map needs one or two coordinates, and %s has %d.", bar$label, ncol(bar$locations)), call. = FALSE)
   }
   axes <- lapply(1:2, function(j) seq(min(bar$locations[, j]), max(bar$locations[, j]), length.out = grid_size))
   places <- as.matrix(expand.grid(axes))
   known <- bar$locations
   draw_map(
-    places[, 1L], places[, 2L], field_at(x, k, places), vapply(bar$coordinates, deparse1, ""), bar$label,
+    places[, 1L], places[, 2L], field_at(x, k, places), names, bar$label,
     panel = function(...) {
       lattice::panel.levelplot(...)
       lattice::panel.points(known[, 1L], known[, 2L], pch = 3, cex = 0.3, col = "grey25")

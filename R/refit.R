@@ -172,8 +172,8 @@ draw_effects <- function(object, rows, drawn, nsim) {
   matrix(total, ncol = nsim)
 }
 
-# How effects of term k are drawn for some rows: their codes, the number of levels, the columns of a level, and what makes
-# effects (width x levels) of standard normal numbers.
+# How effects of term k are drawn for some rows: their codes, the number of levels, the columns of a level, and what
+# makes effects (width x levels) of standard normal numbers.
 prior_of <- function(object, k, rows) {
   bar <- object$bars[[k]]
   Lambda <- templates(object)[[k]]
