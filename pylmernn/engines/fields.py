@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
-from scipy.spatial.distance import cdist
 
 from pylmernn.covariance.kernels import correlation, correlation_and_slope
 from pylmernn.formula.design import RandomTerm
@@ -94,8 +92,23 @@ def _reach(locations: FloatArray) -> tuple[float, float]:
 
 def spacing(locations: FloatArray) -> float:
     """Median distance of a location (q, k) to its nearest neighbour."""
-    distance: FloatArray = np.asarray(KDTree(locations).query(locations, k=2)[0])
-    return float(np.median(distance[:, 1]))
+    return float(np.median(nearest(locations, locations, 2)[0][:, 1]))
+
+
+def distances(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Euclidean distances (r, q) of the rows of a (r, k) and b (q, k)."""
+    from scipy.spatial.distance import cdist  # slow to import, and only fields need it
+
+    return np.asarray(cdist(a, b))
+
+
+def nearest(points: FloatArray, queries: FloatArray, m: int) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Distances and places (r, m) of the m points nearest to each query (r, k)."""
+    from scipy.spatial import KDTree
+
+    found = KDTree(points).query(queries, k=m)
+    shape = (len(queries), m)
+    return np.asarray(found[0], dtype=np.float64).reshape(shape), np.asarray(found[1], dtype=np.intp).reshape(shape)
 
 
 def _chunks(q: int) -> Iterator[slice]:
@@ -107,7 +120,7 @@ def _chunks(q: int) -> Iterator[slice]:
 def fill_covariance(field: Field, tau: float, lscale: float, out: FloatArray) -> None:
     """Write ``tau^2 R(lscale)`` of a field into out (q, q)."""
     for rows in _chunks(len(field.locations)):
-        distance = cdist(field.locations[rows], field.locations)
+        distance = distances(field.locations[rows], field.locations)
         out[rows] = tau**2 * correlation(field.cov, distance, lscale)
 
 
@@ -122,7 +135,7 @@ def field_between(field: Field, tau: float, lscale: float, new: FloatArray, B: F
     size = max(1, CHUNK // len(field.locations))
     for start in range(0, len(new), size):
         rows = slice(start, start + size)
-        out[rows] = correlation(field.cov, cdist(new[rows], field.locations), lscale) @ B
+        out[rows] = correlation(field.cov, distances(new[rows], field.locations), lscale) @ B
     return tau**2 * out
 
 
@@ -148,7 +161,7 @@ def derivatives(field: Field, tau: float, lscale: float, Q: FloatArray, s: Float
     value_trace = slope_trace = 0.0
     columns = np.empty((len(s), 2))
     for rows in _chunks(len(s)):
-        value, slope = correlation_and_slope(field.cov, cdist(field.locations[rows], field.locations), lscale)
+        value, slope = correlation_and_slope(field.cov, distances(field.locations[rows], field.locations), lscale)
         value_trace += float(np.einsum("ij,ij->", Q[rows], value))
         slope_trace += float(np.einsum("ij,ij->", Q[rows], slope))
         columns[rows, 0], columns[rows, 1] = value @ s, slope @ s

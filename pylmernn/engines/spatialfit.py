@@ -14,12 +14,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.spatial import KDTree
 
 from pylmernn.covariance import diagonal_positions, split_theta, theta_sizes
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
-from pylmernn.engines.fields import best_of_grid
+from pylmernn.engines.fields import best_of_grid, nearest
 from pylmernn.engines.fields import derivatives as field_derivatives
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.pls import Columns, by_factor, score_directions
@@ -239,8 +238,8 @@ def _sample(locations: FloatArray, seed: int) -> NDArray[np.intp]:
     if len(locations) <= SAMPLE:
         return np.arange(len(locations))
     rng = np.random.default_rng(seed)
-    near = KDTree(locations).query(locations[rng.integers(len(locations))], k=SAMPLE // 2)[1]
-    return np.union1d(np.asarray(near), rng.choice(len(locations), SAMPLE // 2, replace=False))
+    near = nearest(locations, locations[[rng.integers(len(locations))]], SAMPLE // 2)[1][0]
+    return np.union1d(near, rng.choice(len(locations), SAMPLE // 2, replace=False))
 
 
 def _coarse(problem: SpatialProblem, polish: bool) -> FloatArray:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from pylmernn.covariance import split_theta
 from pylmernn.covariance.kernels import correlation
 from pylmernn.engines.barvariances import mode_variances, rows_of_factor
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.fields import distances
 from pylmernn.engines.pls import Columns, by_factor
 from pylmernn.engines.spatial import FieldElimination, FieldSolution
 from pylmernn.engines.spatialfit import SpatialProblem, to_search
@@ -101,7 +101,7 @@ def _chunk(
             continue
         term = rows.random[field.term]
         places = field.locations[term.codes] if term.locations is None else term.locations
-        k[field.at] = tau**2 * correlation(field.cov, cdist(field.locations, places), lscale)
+        k[field.at] = tau**2 * correlation(field.cov, distances(field.locations, places), lscale)
         prior += tau**2
     own = products.weigh(k)
     x = rows.X @ problem.working.transform - k.T @ at.field_ZVX

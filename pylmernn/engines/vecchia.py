@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from pylmernn.covariance.kernels import correlation_and_slope
 from pylmernn.engines.control import Control
-from pylmernn.engines.fields import Field, best_of_grid, field_between, fields_of
+from pylmernn.engines.fields import Field, best_of_grid, field_between, fields_of, nearest
 from pylmernn.engines.profiled import Modes
 from pylmernn.engines.working import working_columns
 from pylmernn.formula.design import Design
@@ -54,7 +53,7 @@ def earlier_neighbours(points: FloatArray, m: int) -> IntArray:
     start = m + 1
     while start < q:
         stop = min(q, max(start + 1, int(start * GROWTH)))
-        out[start:stop] = KDTree(points[:start]).query(points[start:stop], k=m)[1].reshape(stop - start, m)
+        out[start:stop] = nearest(points[:start], points[start:stop], m)[1]
         start = stop
     return out
 

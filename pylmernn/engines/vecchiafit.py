@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from pylmernn.covariance.kernels import correlation
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.fields import nearest
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.vecchia import CHUNK, VecchiaProblem
 from pylmernn.formula.design import Design, NewRows
@@ -113,7 +113,7 @@ def prediction_variance(
 def _local(problem: VecchiaProblem, theta: FloatArray, places: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Relative variance of the field at places (r, k) given their nearest locations, and the means t kriged there."""
     m = min(problem.neighbours.shape[1] + 1, len(problem.D))
-    near = np.asarray(KDTree(problem.points).query(places, k=m)[1]).reshape(len(places), m)
+    near = nearest(problem.points, places, m)[1]
     variance, kriged = np.empty(len(places)), np.empty((len(places), problem.t.shape[1]))
     cov, (tau, lscale) = problem.field.cov, theta
     for start in range(0, len(places), CHUNK):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from pylmernn.covariance import split_theta, theta_sizes
 from pylmernn.covariance.kernels import correlation
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.exact import check_features
+from pylmernn.engines.fields import distances
 from pylmernn.fit.predict import Selection, mean
 from pylmernn.formula.design import Design, FloatArray, NewRows, NewTerm, RandomTerm
 
@@ -50,6 +51,7 @@ def simulate(
     for k, (term, L, keep) in enumerate(zip(rows.random, templates, conditional, strict=True)):
         if keep.all() and (term.locations is not None or (term.codes >= 0).all()):
             continue
+        check_features(design)
         if design.random[k].covariance == "gp":
             out += draw_field(design.random[k], term, estimates.sigma, thetas[k], nsim, rng)
             continue
@@ -89,7 +91,7 @@ def draw_field(
     assert term.locations is not None
     places = term.locations[new.codes] if new.locations is None else new.locations
     distinct, at = np.unique(places, axis=0, return_inverse=True)
-    K = correlation(term.options["cov"], cdist(distinct, distinct), theta[1])
+    K = correlation(term.options["cov"], distances(distinct, distinct), theta[1])
     values, vectors = np.linalg.eigh(K)  # smooth kernels are singular to rounding, so no Cholesky factor
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return np.asarray(sigma * theta[0] * (root @ rng.standard_normal((len(distinct), nsim)))[at.ravel()])
