@@ -88,11 +88,12 @@ def prediction_variance(
 def calibrate(design: Design, estimates: Estimates, networks: Networks, seed: int = 0) -> Calibration:
     """The size of errors, from rows of the fit that some member has not learnt from.
 
-    With r_k the residual of a row by member k, over the root of one less its leverage, the expected square is the
-    error variance of a new row predicted by that member. The mean of K members does better by ``(K - 1) / 2K`` times
-    the mean square of the difference of two of them. The slope of these errors in v is that between the thirds of rows
-    with the smallest and the largest v (Wald, 1940, *The fitting of straight lines if both variables are subject to
-    error*), as least squares would hang on a few rows far out.
+    The square of such a row's residual, over one less its leverage, has the error variance of a new row as its
+    expectation. Where networks were cross-fitted that is the error of one member; the mean of K of them does better by
+    ``(K - 1) / 2K`` times the mean square of the difference of two, taken from members that have learnt from the row,
+    which agree too well if anything. The slope of these errors in v is that between the thirds of rows with the
+    smallest and the largest v (Wald, 1940, *The fitting of straight lines if both variables are subject to error*), as
+    least squares would hang on a few rows far out.
 
     Parameters
     ----------
@@ -106,56 +107,54 @@ def calibrate(design: Design, estimates: Estimates, networks: Networks, seed: in
     Calibration
         Slope 1 and noise sigma squared where all rows were learnt from.
     """
-    nothing = Calibration(1.0, estimates.sigma**2)
-    if networks.learned is None:
-        return nothing
-    unseen = ~networks.learned
+    unseen = np.zeros((1, design.n), dtype=bool) if networks.learned is None else ~networks.learned
     rows = np.flatnonzero(unseen.any(axis=0))
     if len(rows) < FEWEST:
-        return nothing
+        return Calibration(1.0, estimates.sigma**2)
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:ROWS])
-    unseen = unseen[:, rows]
-    some = _rows_of_fit(design, rows)
-    given_f = linear_variance(design, estimates, some)
+    unseen, some = unseen[:, rows], _rows_of_fit(design, rows)
     weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
+    given_f = linear_variance(design, estimates, some)
     leverage = np.minimum(weights * given_f / estimates.sigma**2, 0.99)
-    values = member_values(networks, some.nets)
-    residual = (_without_networks(design, estimates, networks)[rows] - values) * np.sqrt(weights / (1.0 - leverage))
-    added = np.array(
-        [
-            _added_variance(design, estimates, one_member(networks, i), some, given_f)
-            for i in range(len(networks.members))
-        ]
-    )
-    level = float(np.mean(residual[unseen] ** 2))
-    squares, v = residual[unseen] ** 2, (weights * added)[unseen]
-    pairs = _pairs(residual, weights * added, unseen)
-    if pairs is not None:
-        single, apart, v_pairs = pairs
-        gain = (len(values) - 1) / (2 * len(values)) * apart
-        level, squares, v = max(level - float(gain.mean()), 0.1 * level), single - gain, v_pairs
-    if not networks.out_of_fold:  # sigma of learnt rows is too small if anything
-        level = max(level, estimates.sigma**2)
-    slope = _slope(squares, v)
+    squares = weights * _residuals(design, estimates)[rows] ** 2 / (1.0 - leverage)
+    if networks.out_of_fold:
+        gain = weights * _gain_of_mean(design.X[rows], member_values(networks, some.nets), unseen)
+        level = max(float(np.mean(squares - gain)), 0.1 * float(np.mean(squares)))
+        squares = squares - gain
+    else:  # sigma of rows learnt from is too small if anything
+        level = max(float(np.mean(squares)), estimates.sigma**2)
+    added = np.zeros(len(rows))
+    for i, own in enumerate(unseen):
+        if own.any():
+            at = np.flatnonzero(own)
+            member = one_member(networks, i)
+            added[at] = _added_variance(design, estimates, member, _rows_of_fit(design, rows[at]), given_f[at])
+    v = weights * added
     centre = float(v.mean())
-    slope = min(slope, 0.75 * level / centre) if centre > 0 else slope
+    slope = min(_slope(squares, v), 0.75 * level / centre) if centre > 0 else 1.0
     return Calibration(slope, level - slope * centre)
 
 
-def _pairs(
-    residual: FloatArray, added: FloatArray, unseen: NDArray[np.bool_]
-) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Of rows that two members have not learnt from: mean square residual, squared difference, mean v."""
-    out: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-    for j in range(len(residual)):
+def _gain_of_mean(X: FloatArray, values: FloatArray, unseen: NDArray[np.bool_]) -> FloatArray:
+    """How much smaller the squared error of the members' mean is than that of one member, (m,).
+
+    Parameters
+    ----------
+    X : ndarray, shape (m, p)
+        What members hold of these columns beyond their mean is taken off first: beta makes up for it.
+    values : ndarray, shape (K, m)
+    unseen : ndarray of bool, shape (K, m)
+    """
+    K = len(values)
+    apart = (values - values.mean(axis=0)).T
+    apart = apart - X @ np.linalg.lstsq(X, apart, rcond=None)[0]
+    total, count = np.zeros(len(X)), np.zeros(len(X))
+    for j in range(K):
         for k in range(j):
-            at = unseen[j] & unseen[k]
-            one, two = residual[j, at], residual[k, at]
-            out.append(((one**2 + two**2) / 2, (one - two) ** 2, (added[j, at] + added[k, at]) / 2))
-    if sum(len(part[0]) for part in out) < FEWEST:
-        return None
-    single, apart, v = (np.concatenate(parts) for parts in zip(*out, strict=True))
-    return single, apart, v
+            learnt = ~unseen[j] & ~unseen[k]
+            total += np.where(learnt, (apart[:, j] - apart[:, k]) ** 2, 0.0)
+            count += learnt
+    return np.asarray((K - 1) / (2 * K) * total / np.maximum(count, 1.0))
 
 
 def _slope(squares: FloatArray, v: FloatArray) -> float:
@@ -201,9 +200,9 @@ def _directions(phi: FloatArray, phi_new: FloatArray) -> tuple[FloatArray, Float
     return phi @ turn, (phi_new - centre) @ turn
 
 
-def _without_networks(design: Design, estimates: Estimates, networks: Networks) -> FloatArray:
-    """What the networks are to explain, ``y - offset - X beta - Z b`` with f put back, (n,)."""
-    left = design.y - design.X @ estimates.beta + networks.fitted
+def _residuals(design: Design, estimates: Estimates) -> FloatArray:
+    """``y - offset - X beta - Z b``, f being part of the offset, (n,)."""
+    left = design.y - design.X @ estimates.beta
     if design.offset is not None:
         left = left - design.offset
     for term, b in zip(design.random, estimates.b, strict=True):

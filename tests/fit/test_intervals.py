@@ -34,17 +34,19 @@ def test_a_network_without_hidden_layers_is_part_of_x():
 
 
 def test_the_level_is_the_error_of_the_mean_of_the_members():
-    """Where no member has learnt from any row, the mean's own squared errors are at hand."""
-    members = [WEIGHTS, WEIGHTS + [0.5, 0, 0], WEIGHTS + [0, 0.4, 0.3]]
-    design, estimates = linear_fit(members, learned=np.zeros((3, 400), dtype=bool))
-    networks = estimates.networks
-    found = network_variance.calibrate(design, estimates, networks)
+    """Members apart from the truth by chance: each row's residual is one member's, new rows are predicted by all."""
+    n, K = 3000, 4
+    apart = 0.4 * np.random.default_rng(3).normal(size=(K, 3))
+    fold_of = np.arange(n) // 20 % K
+    learned = fold_of != np.arange(K)[:, None]
+    design, estimates = linear_fit(WEIGHTS + apart, n, learned=learned)
+    found = network_variance.calibrate(design, estimates, estimates.networks)
     rows = rows_of_fit(design)
     given_f = prediction_variance(design, estimates, rows)
-    residual = design.y - design.offset - design.X @ estimates.beta - estimates.b[0][design.random[0].codes, 0]
-    expected = np.mean(residual**2 / (1 - given_f / estimates.sigma**2))
-    with_v = network_variance.prediction_variance(design, estimates, networks, rows, calibration=found)
-    assert found.noise + np.mean(with_v - given_f) == pytest.approx(expected, rel=1e-3)
+    whole = network_variance.prediction_variance(design, estimates, estimates.networks, rows, calibration=found)
+    expected = 0.7**2 + np.sum(apart.mean(axis=0) ** 2)
+    assert estimates.sigma**2 > 1.2 * expected  # that of single members
+    assert found.noise + np.mean(whole - given_f) == pytest.approx(expected, rel=0.08)
     assert found.slope >= 1
 
 
