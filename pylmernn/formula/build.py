@@ -23,6 +23,7 @@ from pylmernn.formula.networks import NetCall, check_inputs, expand_dots, net_te
 from pylmernn.formula.nodes import Call, deparse, names_in
 from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.records import record, sum_offsets
+from pylmernn.formula.response import read_response, response_numbers
 from pylmernn.formula.rows import choose_rows, extra_variable
 from pylmernn.formula.table import protected
 from pylmernn.formula.terms import Terms, expand, variables_of
@@ -40,6 +41,7 @@ def build(
     na_action: str = "omit",
     contrasts: Mapping[str, Any] | None = None,
     nets: Mapping[str, Any] | None = None,
+    family: str | None = None,
 ) -> tuple[Design, ModelFrame]:
     """The arrays of a mixed model from its formula and a table.
 
@@ -61,6 +63,8 @@ def build(
         for the fixed effects; random terms use the defaults, as in lme4.
     nets : dict, optional
         By name, options of networks, ``{"nn": {"hidden": (20, 10)}}``, or torch modules; see :func:`pylmernn.lmernn`.
+    family : str, optional
+        Name of the family of a generalized model, which says what the response may be; None for a linear model.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def build(
     env = Evaluator(table, {}, True, FUNCTIONS)
     dot = _dot_columns(parsed, table, weights, offset) if parsed.has_dot else None
     terms = expand(parsed.fixed, dot) if dot is not None else parsed.fixed_terms
-    parts = _evaluate(env, parsed, terms, [*networks, *fields], weights, offset)
+    parts = _evaluate(env, parsed, terms, [*networks, *fields], weights, offset, family)
     rows = choose_rows(env, parts.everything(), subset, na_action)
     parts = parts.used(rows.used)
     for name, value in parts.variables.items():
@@ -101,18 +105,21 @@ def build(
 
     asked = _read_contrasts(contrasts, parts.variables)
     X = model_matrix(terms, parts.variables, rows.n, asked)
+    y, trials = response_numbers(parts.variables[parsed.response], parsed.response)
+    prior = np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None
     design = make_design(
-        np.array(_numbers(parts.variables[parsed.response])),  # a copy: the user may change the data later
+        y,
         X.columns,
         X.names,
         [
             *(_random_term(bar, parts.variables, parts.groups[bar.group_label], rows.n) for bar in parsed.random),
             *(field_term(call, parts.variables) for call in fields),
         ],
-        np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None,
+        trials if prior is None else prior if trials is None else prior * trials,
         sum_offsets(terms, parts.variables, parts.extras.get("(offset)")),
         parsed.response,
         [net_term(call, parts.variables) for call in networks],
+        generalized=family is not None,
     )
     frame = ModelFrame(
         formula=parsed,
@@ -161,10 +168,11 @@ def _evaluate(
     specials: Sequence[NetCall | FieldCall],
     weights: Any,
     offset: Any,
+    family: str | None,
 ) -> _Parts:
     if any(formula.response in each.names for each in (terms, *(bar.terms for bar in formula.random))):
         raise DesignError(f"the response '{formula.response}' is also among the predictors: remove it there.")
-    variables = {formula.response: _response(env, formula)}
+    variables = {formula.response: read_response(env, formula, family)}
     for each in (terms, *(bar.terms for bar in formula.random)):
         for name, node in zip(each.names, each.variables, strict=True):
             if name not in variables:
@@ -218,19 +226,6 @@ def _dot_columns(formula: Formula, table: pd.DataFrame, weights: Any, offset: An
             taken.update(names_in(node))
     taken.update(extra for extra in (weights, offset) if isinstance(extra, str))
     return [str(c) for c in table.columns if str(c) not in taken]
-
-
-def _response(env: Evaluator, formula: Formula) -> Value:
-    node = formula.response_node
-    if isinstance(node, Call) and node.function == "cbind":
-        raise DesignError("a cbind() response belongs to a binomial model, which this version does not fit yet.")
-    value = env.variable(node)
-    if isinstance(value, Factor) or value.logical:
-        what = "a factor or text" if isinstance(value, Factor) else "logical"
-        raise DesignError(f"the response '{formula.response}' is {what}: a linear mixed model needs numbers.")
-    if value.values.ndim != 1:
-        raise DesignError(f"the response '{formula.response}' is a matrix: a linear mixed model needs one column.")
-    return value
 
 
 def _check_finite(name: str, value: Value, what: str) -> None:

@@ -209,6 +209,7 @@ def make_design(
     offset: FloatArray | None = None,
     response: str = "y",
     nets: Sequence[NetTerm] = (),
+    generalized: bool = False,
 ) -> Design:
     """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
 
@@ -222,6 +223,8 @@ def make_design(
     response : str
         How the response is called in messages.
     nets : networks in the mean, optional
+    generalized : bool, default False
+        Without a residual variance a factor may have a level a row.
 
     Returns
     -------
@@ -241,7 +244,7 @@ def make_design(
     if offset is not None and not np.isfinite(offset).all():
         raise DesignError("the offset has infinite or missing values: remove those rows.")
     for term in random:
-        _check_term(term, len(y))
+        _check_term(term, len(y), generalized)
     for net in nets:
         _check_finite_columns(net.inputs, net.input_names, f"input of {net.label}")
     kept = independent_columns(X)
@@ -293,7 +296,7 @@ def _check_finite_columns(columns: FloatArray, names: Sequence[str], what: str) 
             raise DesignError(f"the {what} '{name}' has {len(bad)} infinite values (first in row {bad[0] + 1}).")
 
 
-def _check_term(term: RandomTerm, n: int) -> None:
+def _check_term(term: RandomTerm, n: int, generalized: bool) -> None:
     label = term.label or term.group
     q = term.n_levels
     if term.locations is not None:
@@ -305,12 +308,12 @@ def _check_term(term: RandomTerm, n: int) -> None:
         return
     if q < 2:
         raise DesignError(f"the grouping factor '{term.group}' of {label} has {q} level: it needs at least 2.")
-    if q >= n:
+    if q >= n and not generalized:
         raise DesignError(
             f"the grouping factor '{term.group}' of {label} has {q} levels in {n} rows: with one row a level its "
             "effects cannot be told from the residuals."
         )
-    if q * term.width >= n:
+    if q * term.width >= n and not generalized:
         raise DesignError(
             f"the term {label} has {q * term.width} random effects (levels times columns) in {n} rows, so its "
             "variances and the residual variance are unidentifiable: drop columns left of the bar."
