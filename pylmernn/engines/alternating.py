@@ -316,7 +316,7 @@ def _networks(
         member.trainer.restore(state)
     f = best.f[0]
     if len(members) > 1:
-        f = np.array(best.f)[held.member, np.arange(design.n)] - _fold_trends(design.X, best.f, held.member)
+        f = np.array(best.f)[held.member, np.arange(design.n)] - fold_trends(design.X, best.f, held.member)
     has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
     shift = float(f.mean()) if has_constant else 0.0
     history = {"member": [float(k) for k, m in enumerate(members) for _ in m.history["epoch"]]}
@@ -335,7 +335,7 @@ def _networks(
     )
 
 
-def _fold_trends(X: FloatArray, values: Sequence[FloatArray], fold_of: NDArray[np.intp]) -> FloatArray:
+def fold_trends(X: FloatArray, values: Sequence[FloatArray], fold_of: NDArray[np.intp]) -> FloatArray:
     """What f of each row's fold holds of the columns of X (n, p) beyond the mean of the folds, (n,).
 
     A fold knows only f + X beta: it may put a trend in either. Side by side, different trends would pass for noise.

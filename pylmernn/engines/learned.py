@@ -129,3 +129,8 @@ class CoordinatePart:
     def restore(self, state: Any) -> None:
         """What :meth:`state` gave."""
         self.network.load_state_dict(state)
+
+
+def is_learned(term: RandomTerm) -> bool:
+    """Whether the features of a term are learned."""
+    return term.covariance == "embed"

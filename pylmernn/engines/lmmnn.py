@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,27 +23,26 @@ from numpy.typing import NDArray
 
 from pylmernn.covariance import theta_sizes
 from pylmernn.engines import exact, features
-from pylmernn.engines.alternating import Callback, with_networks
+from pylmernn.engines.alternating import Callback, fold_trends, response, with_networks
 from pylmernn.engines.atfixed import estimates_at_fixed
+from pylmernn.engines.batchorders import Order, Orders
 from pylmernn.engines.batchvariances import LogCholesky, RawVariances, Variances, theta_and_sigma
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
-from pylmernn.engines.learned import CoordinatePart, TablePart
+from pylmernn.engines.learned import CoordinatePart, TablePart, is_learned
 from pylmernn.engines.marginal import Covariance, FieldPart, LevelPart, Part
-from pylmernn.engines.minibatch import MarginalTrainer, Order, Schedule, level_chunks
-from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
+from pylmernn.engines.minibatch import MarginalTrainer
+from pylmernn.formula.design import Design, DesignError, NetTerm
 from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.networks import NetSpec, Networks, Weights, build, specify, weights_of
-from pylmernn.training.loop import evaluate
+from pylmernn.training.loop import batches, evaluate
 from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 
-CHUNK = 8  # rows of one level that stay together when rows are shuffled
 LARGEST_BATCH = 200  # by default: a batch of m rows costs m^3
 VARIANCE_RATE = 2e-2  # learning rate of variance parameters, on log scale
 
-PRESETS = ("default", "faithful")
 #: what the preset "faithful" fixes; a batch of 30 where one factor has an intercept, else of 100
 FAITHFUL_NET = {"activation": "relu", "dropout": 0.25, "standardize": False}
 FAITHFUL_RATE, FAITHFUL_EPSILON, FAITHFUL_PATIENCE, FAITHFUL_EPOCHS, FAITHFUL_SPREAD = 1e-3, 1e-7, 10, 500, 0.05
@@ -110,7 +108,7 @@ def fit(
     DesignError
         For ``embed()`` beside ``gp()``.
     ValueError
-        For an option of a network or a preset that does not exist, or where the likelihood is not finite in the first
+        For an option of a network that does not exist, or where the likelihood is not finite in the first
         epoch.
     """
     _check(design)
@@ -118,7 +116,7 @@ def fit(
     training = settle(control.training, design)
     faithful = training.preset == "faithful"
     specs = tuple(specify(_preset_net(net) if faithful else net) for net in design.nets)
-    scale = 1.0 if faithful else float(np.std(_response(design)))
+    scale = 1.0 if faithful else float(np.std(response(design)))
     folds = max(training.folds or 0, 1)
     fold_of = np.random.default_rng(training.seed).permutation(design.n) % folds
     runs: list[Trained] = []
@@ -131,10 +129,12 @@ def fit(
             break
     if len(runs) < folds:
         f = np.mean([run.f for run in runs], axis=0)
+    elif folds > 1:
+        f -= fold_trends(design.X, [run.f for run in runs], fold_of)
     networks = _networks(design, specs, scale, runs, f)
     run = runs[-1]
     given = with_networks(design, networks.fitted)
-    if any(_is_learned(term) for term in design.random):
+    if any(is_learned(term) for term in design.random):
         estimates, coefficients = features.estimates_at(given, run.features, run.theta, run.sigma, REML, control)
         networks = dataclasses.replace(networks, embeddings=_embeddings(design, run, coefficients))
     elif faithful:
@@ -150,14 +150,12 @@ def fit(
 
 def _check(design: Design) -> None:
     fields = [term.label for term in design.random if term.covariance == "gp"]
-    if fields and any(_is_learned(term) for term in design.random):
+    if fields and any(is_learned(term) for term in design.random):
         raise DesignError(f"{fields[0]}: method 'lmmnn' does not fit embed() beside gp(); take one of them out.")
 
 
 def settle(training: Training, design: Design) -> Training:
-    """The settings with every None replaced, as the preset says; ValueError for a preset that does not exist."""
-    if training.preset not in PRESETS:
-        raise ValueError(f"preset is '{training.preset}': use one of {', '.join(PRESETS)}.")
+    """The settings with every None replaced, as the preset says."""
     if training.preset == "faithful":
         one = len(design.random) == 1 and design.random[0].width == 1 and design.random[0].locations is None
         return dataclasses.replace(
@@ -166,17 +164,14 @@ def settle(training: Training, design: Design) -> Training:
             batch_size=training.batch_size or (30 if one else 100),
             patience=training.patience or FAITHFUL_PATIENCE,
             learning_rate=FAITHFUL_RATE,
+            schedule="constant",
             weight_decay=0.0,
             validation=0.1,
             folds=0,
         )
     batch = training.batch_size or min(LARGEST_BATCH, max(16, design.n // 160))
-    folds = 0 if any(_is_learned(term) for term in design.random) else training.folds
+    folds = 0 if any(is_learned(term) for term in design.random) else training.folds
     return dataclasses.replace(training, batch_size=batch, folds=folds).sized(design.n)
-
-
-def _is_learned(term: RandomTerm) -> bool:
-    return term.covariance == "embed"
 
 
 def _preset_net(net: NetTerm) -> NetTerm:
@@ -204,10 +199,6 @@ def _networks(design: Design, specs: tuple[NetSpec, ...], scale: float, runs: li
     )
 
 
-def _response(design: Design) -> FloatArray:
-    return design.y if design.offset is None else design.y - design.offset
-
-
 def _linear_columns(X: FloatArray) -> FloatArray:
     """The columns that are not constant, standardised: they are trained beside the networks."""
     spread = X.std(axis=0)
@@ -221,54 +212,13 @@ def _parts(design: Design, faithful: bool, generator: torch.Generator) -> tuple[
     for term in design.random:
         if term.covariance == "gp":
             parts.append(FieldPart(term))
-        elif not _is_learned(term):
+        elif not is_learned(term):
             parts.append(LevelPart(term))
         elif term.locations is None:
             parts.append(TablePart(term, generator, FAITHFUL_SPREAD if faithful else None))
         else:
             parts.append(CoordinatePart(term, "relu" if faithful else "silu", raw=faithful))
     return tuple(parts)
-
-
-class _Orders:
-    """Which rows come when: rows to learn from for every epoch, and the rows held out.
-
-    Faithful: sorted by the levels of the factors, those with most levels first, and locations in random order; the last
-    tenth held out, the same every epoch; rows as they come where g(Z) is learned. Otherwise: a random share held out;
-    rows shuffled in chunks of a level, by each factor in turn.
-    """
-
-    def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
-        self.codes = [term.codes for term in design.random if not _is_learned(term)]
-        self.rng = np.random.default_rng(seed + 1)
-        self.fixed = training.preset == "faithful"
-        if self.fixed:
-            keys = self._sort_keys(design, rows)
-            order = rows[np.lexsort(keys)] if keys else rows
-            split = int(len(order) * (1.0 - training.validation))
-            self.learn, self.check = order[:split], order[split:]
-            return
-        held = self.rng.permutation(len(rows))[: round(training.validation * len(rows))]
-        check = np.sort(rows[held])
-        self.check = check[np.argsort(self.codes[0][check], kind="stable")] if self.codes else check
-        self.learn = np.delete(rows, held)
-
-    def _sort_keys(self, design: Design, rows: Order) -> list[NDArray[Any]]:
-        """For lexsort, the first to sort by at the end; none where a term is learned."""
-        if any(_is_learned(term) for term in design.random):
-            return []
-        bars = [term.codes[rows] for term in design.random if term.locations is None]
-        fields = [term for term in design.random if term.locations is not None]
-        mixed = [self.rng.permutation(term.n_levels)[term.codes[rows]] for term in fields]
-        return [*mixed, *bars[::-1]]
-
-    def epoch(self, number: int) -> Order:
-        """Rows of an epoch, counted from 1."""
-        if self.fixed:
-            return self.learn
-        if not self.codes:
-            return self.rng.permutation(self.learn)
-        return level_chunks(self.codes[number % len(self.codes)], self.learn, CHUNK, self.rng)
 
 
 def _glorot(networks: list[torch.nn.Module]) -> None:
@@ -301,26 +251,21 @@ def _train(
     if faithful:
         own = [module for module, net in zip(modules, design.nets, strict=True) if net.module is None]
         _glorot([*own, *(part.network for part in parts if isinstance(part, CoordinatePart))])
-    orders = _Orders(design, rows, training, seed)
-    steps = -(-len(orders.learn) // training.batch_size) * training.epochs
-    schedule = Schedule(
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        variance_rate=training.learning_rate if faithful else VARIANCE_RATE,
-        weight_decay=training.weight_decay,
-        epsilon=FAITHFUL_EPSILON if faithful else 1e-8,
-        total_steps=None if faithful else steps,
-    )
+    orders = Orders(design, rows, training, seed)
+    steps = len(batches(len(orders.learn), training.batch_size)) * training.epochs
     inputs = [module.prepare(net.inputs) for module, net in zip(modules, design.nets, strict=True)]
     variances: Variances = RawVariances(design.random) if faithful else LogCholesky(design.random)
     trainer = MarginalTrainer(
         modules=modules,
         features=inputs,
         X=_linear_columns(design.X),
-        y=_response(design) / scale,
+        y=response(design) / scale,
         covariance=Covariance(parts, design.weights, design.n),
         variances=variances,
-        schedule=schedule,
+        training=training,
+        steps=steps,
+        variance_rate=training.learning_rate if faithful else VARIANCE_RATE,
+        epsilon=FAITHFUL_EPSILON if faithful else 1e-8,
     )
     history, best_epoch, stopped = _run(trainer, orders, training, scale, callback)
     theta, sigma = theta_and_sigma(variances, trainer.psi, design.random)
@@ -365,7 +310,7 @@ def _rescaled(
 
 
 def _run(
-    trainer: MarginalTrainer, orders: _Orders, training: Training, scale: float, callback: Callback | None
+    trainer: MarginalTrainer, orders: Orders, training: Training, scale: float, callback: Callback | None
 ) -> tuple[dict[str, list[float]], int, str]:
     """Epochs until the schedule or patience ends, or the user; history, best epoch, why it stopped early."""
     assert training.epochs is not None
@@ -383,6 +328,7 @@ def _run(
                 history[name].append(float(entry))
             if value < best[0] or not len(orders.check):
                 best = (value, epoch, trainer.state() if restore else best[2])
+            trainer.end_epoch(value)
             if callback is not None:
                 callback(epoch, value)
             if training.patience is not None and epoch - best[1] >= training.patience:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
-from pylmernn.engines.alternating import Callback, with_networks
+from pylmernn.engines.alternating import Callback, response, some_rows, with_networks
 from pylmernn.engines.atfixed import estimates_at_fixed
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
@@ -171,8 +171,8 @@ def fit(
     control = control or Control()
     training = dataclasses.replace(control.training, folds=0).sized(design.n)
     specs = tuple(specify(net) for net in design.nets)
-    y = design.y if design.offset is None else design.y - design.offset
-    run = _Run(design, y, specs, training, callback)
+    y = response(design)
+    run = _Run(design, y, specs, training, control.device, callback)
     run.train()
     has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
     shift = float(run.f.mean()) if has_constant else 0.0
@@ -211,23 +211,33 @@ class _Run:
     """Epochs of training and EM steps; the best by held-out rows is kept."""
 
     def __init__(
-        self, design: Design, y: FloatArray, specs: tuple[NetSpec, ...], training: Training, callback: Callback | None
+        self,
+        design: Design,
+        y: FloatArray,
+        specs: tuple[NetSpec, ...],
+        training: Training,
+        device: str,
+        callback: Callback | None,
     ) -> None:
         import torch
 
-        from pylmernn.training.loop import Trainer
+        from pylmernn.training.loop import Trainer, device_for
 
         torch.manual_seed(training.seed)
         self.design, self.y, self.training, self.callback = design, y, training, callback
-        self.modules = [build(spec) for spec in specs]
-        features = [module.prepare(net.inputs) for module, net in zip(self.modules, design.nets, strict=True)]
+        self.device = device_for(device)
+        self.modules = [build(spec).to(self.device) for spec in specs]
+        inputs = [module.prepare(net.inputs) for module, net in zip(self.modules, design.nets, strict=True)]
+        features = [columns.to(self.device) for columns in inputs]
         mixed = np.random.default_rng(training.seed + 1).permutation(design.n)
         held = round(training.validation * design.n)
         self.check, self.rows = np.sort(mixed[:held]), np.sort(mixed[held:])
-        weights = None if design.weights is None else torch.from_numpy(design.weights.astype(np.float32))
+        weights = (
+            None if design.weights is None else torch.from_numpy(design.weights.astype(np.float32)).to(self.device)
+        )
         generator = torch.Generator().manual_seed(training.seed)
         self.trainer = Trainer(self.modules, features, self.rows, training, generator, weights)
-        self.em = EffectsByEM(_rows(design, self.rows))
+        self.em = EffectsByEM(some_rows(design, self.rows))
         self.scale, self.stopped, self.best_epoch = float(np.std(y)), "", 0
         self.f, self.theta, self.sigma = np.zeros(design.n), np.zeros(0), float("nan")
         self.learned = np.isin(np.arange(design.n), self.rows)
@@ -269,30 +279,18 @@ class _Run:
 
         begun = time.perf_counter()
         target = (self.y - self.em.mean(self.design)) / self.scale
-        loss = self.trainer.epoch(torch.from_numpy(target.astype(np.float32))) * self.scale**2
+        loss = self.trainer.epoch(torch.from_numpy(target.astype(np.float32)).to(self.device)) * self.scale**2
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite in epoch {epoch}")
         f = self.scale * self.trainer.values()
         self.em.update(self.y[self.rows] - f[self.rows])
         error = float("nan")
         if len(self.check):
-            rest = (self.y - f)[self.check] - self.em.mean(_rows(self.design, self.check))
+            rest = (self.y - f)[self.check] - self.em.mean(some_rows(self.design, self.check))
             weights = None if self.design.weights is None else self.design.weights[self.check]
             error = float(np.average(rest**2, weights=weights))
+        self.trainer.end_epoch(error)
         entries = (epoch, loss, error, self.em.sigma, time.perf_counter() - begun)
         for name, entry in zip(self.history, entries, strict=True):
             self.history[name].append(float(entry))
         return error, f
-
-
-def _rows(design: Design, rows: NDArray[np.intp]) -> Design:
-    """The design of some rows; levels keep their codes."""
-    return dataclasses.replace(
-        design,
-        y=design.y[rows],
-        X=design.X[rows],
-        random=tuple(dataclasses.replace(t, codes=t.codes[rows], columns=t.columns[rows]) for t in design.random),
-        weights=None if design.weights is None else design.weights[rows],
-        offset=None,
-        nets=(),
-    )

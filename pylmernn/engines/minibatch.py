@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pylmernn.engines.batchorders import Order
 from pylmernn.engines.batchvariances import Variances
 from pylmernn.engines.learned import CoordinatePart, TablePart
 from pylmernn.engines.marginal import Covariance, Rows, negative_log_likelihood
-from pylmernn.training.loop import batches
+from pylmernn.training.loop import batches, parameter_groups, schedules
+from pylmernn.training.options import Training
 from pylmernn.training.rowadam import RowAdam
 
 FloatArray = NDArray[np.float64]
-Order = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How parameters move.
-
-    Attributes
-    ----------
-    batch_size : int
-    learning_rate : float
-        Of the networks and of learned features.
-    variance_rate : float
-        Learning rate of variance parameters and linear coefficients.
-    weight_decay : float
-    epsilon : float
-        Of Adam.
-    total_steps : int or None
-        Length of a one-cycle schedule; None for constant learning rates.
-    """
-
-    batch_size: int
-    learning_rate: float
-    variance_rate: float
-    weight_decay: float
-    epsilon: float
-    total_steps: int | None
 
 
 class MarginalTrainer:
@@ -62,7 +37,14 @@ class MarginalTrainer:
         Offset taken off.
     covariance : Covariance
     variances : Variances
-    schedule : Schedule
+    training : Training
+        Sized settings.
+    steps : int
+        Of all epochs, for the schedule.
+    variance_rate : float
+        Learning rate of variance parameters and linear coefficients.
+    epsilon : float
+        Of Adam.
     """
 
     def __init__(
@@ -73,33 +55,39 @@ class MarginalTrainer:
         y: FloatArray,
         covariance: Covariance,
         variances: Variances,
-        schedule: Schedule,
+        training: Training,
+        steps: int,
+        variance_rate: float,
+        epsilon: float = 1e-8,
     ) -> None:
-        self.modules, self.covariance, self.variances, self.schedule = list(modules), covariance, variances, schedule
+        assert training.batch_size is not None
+        self.modules, self.covariance, self.variances = list(modules), covariance, variances
+        self.batch_size = training.batch_size
         self.psi = variances.start().requires_grad_()
         self.beta = torch.zeros(X.shape[1], dtype=torch.float64, requires_grad=True)
         self.tables: list[TablePart] = [part for part in covariance.parts if isinstance(part, TablePart)]
         self.coordinates: list[CoordinatePart] = [part for part in covariance.parts if isinstance(part, CoordinatePart)]
         linear = [torch.from_numpy(np.ascontiguousarray(X))] if X.shape[1] else []
         self._data = (torch.from_numpy(y), *features, *linear, *covariance.data)
-        self._optimizer()
+        self._optimize_by(training, steps, variance_rate, epsilon)
 
-    def _optimizer(self) -> None:
-        s = self.schedule
+    def _optimize_by(self, training: Training, steps: int, variance_rate: float, epsilon: float) -> None:
+        """One Adam for the networks, one for variances and coefficients, one for each table; a schedule for both."""
+        assert training.weight_decay is not None
         networks = [*self.modules, *(part.network for part in self.coordinates)]
-        weights = [p for network in networks for p in network.parameters() if p.requires_grad]
         scalars = [self.psi, self.beta] if len(self.beta) else [self.psi]
-        groups = [
-            {"params": weights, "lr": s.learning_rate, "weight_decay": s.weight_decay},
-            {"params": scalars, "lr": s.variance_rate, "weight_decay": 0.0},
+        groups = parameter_groups(networks, training.weight_decay)
+        self.optimizers = [
+            torch.optim.AdamW(groups, lr=training.learning_rate, eps=epsilon, fused=True),
+            torch.optim.AdamW(scalars, lr=variance_rate, weight_decay=0.0, eps=epsilon, fused=True),
         ]
-        self.optimizer = torch.optim.AdamW(groups, eps=s.epsilon, fused=True)
-        self.cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-        if s.total_steps is not None:
-            rates = [s.learning_rate, s.variance_rate]
-            self.cycle = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rates, total_steps=s.total_steps + 1)
+        rates = (training.learning_rate, variance_rate)
+        self._schedules = [
+            schedules(replace(training, learning_rate=rate), optimizer, steps)
+            for rate, optimizer in zip(rates, self.optimizers, strict=True)
+        ]
         for part in self.tables:
-            part.optimizer = RowAdam(part.table, s.learning_rate, epsilon=s.epsilon)
+            part.optimizer = RowAdam(part.table, training.learning_rate, epsilon=epsilon)
 
     def epoch(self, order: Order) -> float:
         """One pass over rows in a given order; returns the mean negative log-likelihood of a row met on the way.
@@ -113,8 +101,9 @@ class MarginalTrainer:
             module.train()
         data = self._arranged(order)
         total = 0.0
-        for rows in batches(len(order), self.schedule.batch_size):
-            self.optimizer.zero_grad(set_to_none=True)
+        for rows in batches(len(order), self.batch_size):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss = self._loss(data, rows)
             value = loss.item()
             if not np.isfinite(value):
@@ -127,14 +116,22 @@ class MarginalTrainer:
         return total / len(order)
 
     def _step(self) -> None:
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        for optimizer in self.optimizers:
+            optimizer.step()
         for part in self.tables:
             part.step(rate)
-        if self.cycle is not None:
-            self.cycle.step()
+        for by_step, _ in self._schedules:
+            if by_step is not None:
+                by_step.step()
         with torch.no_grad():
             self.variances.clip(self.psi)
+
+    def end_epoch(self, value: float) -> None:
+        """Tell the schedule the held-out likelihood of the epoch."""
+        for _, by_epoch in self._schedules:
+            if by_epoch is not None:
+                by_epoch.step(value)
 
     def evaluate(self, order: Order) -> float:
         """Mean negative log-likelihood of a row over batches of these rows; nothing is learned."""
@@ -142,8 +139,7 @@ class MarginalTrainer:
             module.eval()
         data = self._arranged(order)
         with torch.no_grad():
-            size = self.schedule.batch_size
-            total = sum(float(self._loss(data, slice(at, at + size))) for at in range(0, len(order), size))
+            total = sum(float(self._loss(data, rows)) for rows in batches(len(order), self.batch_size))
         return total / max(len(order), 1)
 
     def _arranged(self, order: Order) -> Rows:
@@ -192,38 +188,3 @@ class MarginalTrainer:
             self.beta.copy_(state["beta"])
         for part, value in zip(self._learned, state["parts"], strict=True):
             part.restore(value)
-
-
-def level_chunks(codes: NDArray[np.int32], rows: Order, size: int, rng: np.random.Generator) -> Order:
-    """Rows in random order, but up to ``size`` rows of one level together.
-
-    Rows that share a level tell of its variance only within a batch; batches of few levels tell little of the rest.
-
-    Parameters
-    ----------
-    codes : ndarray, shape (n,)
-        Level of each row.
-    rows : ndarray of int
-    size : int
-    rng : numpy Generator
-
-    Returns
-    -------
-    ndarray
-        A permutation of ``rows``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> codes = np.array([0, 1, 0, 1, 0, 1], dtype=np.int32)
-    >>> order = level_chunks(codes, np.arange(6), 3, np.random.default_rng(0))
-    >>> len(set(codes[order[:3]]))
-    1
-    """
-    mixed = rng.permutation(rows)
-    mixed = mixed[np.argsort(codes[mixed], kind="stable")]
-    level = codes[mixed]
-    first = np.concatenate([[True], level[1:] != level[:-1]])
-    place = np.arange(len(mixed)) - np.flatnonzero(first)[np.cumsum(first) - 1]
-    chunk = np.cumsum(first | (place % size == 0)) - 1
-    return mixed[np.argsort(rng.permutation(chunk[-1] + 1)[chunk], kind="stable")]

@@ -22,6 +22,12 @@ KNOWN = (
     "Estimates, standard errors, tests and criteria take the networks as known: a standard error leaves their "
     "uncertainty out (that of predict() does not), and AIC and BIC do not count their parameters."
 )
+#: What a picture of the training shows of an epoch: label and colour.
+CURVES = {
+    "loss": ("rows learnt from", "0.6"),
+    "validation": ("rows held out", "#1f6fb4"),
+    "validation_levels": ("whole levels held out", "#d9622b"),
+}
 
 
 def table_note(fits: Sequence[Networks | None]) -> list[str]:
@@ -49,10 +55,7 @@ def network_text(networks: Networks, design: Design, importance: Importance | No
         lines += [*_wrapped(spec.label, 1), f"   {_shape(spec)}, {parameters} parameters"]
         if importance is not None:
             lines += _explained(importance, k, spec, design.response)
-    epochs = len(networks.history["epoch"]) // len(networks.members)
-    best = ", ".join(str(epoch) for epoch in networks.best_epoch)
-    how = f"cross-fitted in {len(networks.members)} folds" if networks.out_of_fold else "fitted on all rows"
-    lines.append(f" {how}; {epochs} epochs, best by held-out rows: {best}")
+    lines.append(f" {_trained(networks)}")
     if importance is not None:
         which = f"{importance.n_rows} {'held-out rows' if importance.held_out else 'rows of the fit'}"
         lines += _wrapped(
@@ -67,6 +70,19 @@ def short_network_text(networks: Networks) -> list[str]:
     """What ``print(fit)`` says of them."""
     labels = [line for spec in networks.specs for line in _wrapped(spec.label, 1)]
     return ["Networks, taken as known by all of the above:", *labels]
+
+
+def _trained(networks: Networks) -> str:
+    """On what the networks were trained, and how long."""
+    epochs = len(networks.history["epoch"]) // len(networks.members)
+    held = networks.out_of_fold or (networks.learned is not None and not networks.learned.all())
+    how = "trained on all rows"
+    if networks.out_of_fold:
+        how = f"cross-fitted in {len(networks.members)} folds"
+    elif held and networks.learned is not None:
+        how = f"trained on {int(networks.learned.any(axis=0).sum())} of {len(networks.fitted)} rows"
+    best = ", ".join(dict.fromkeys(str(epoch) for epoch in networks.best_epoch))
+    return f"{how}; {epochs} epochs" + (f", best by held-out rows: {best}" if held else "")
 
 
 def _explained(importance: Importance, network: int, spec: NetSpec, response: str) -> list[str]:
@@ -108,16 +124,17 @@ def history_frame(networks: Networks) -> pd.DataFrame:
 
 
 def plot_history(networks: Networks, ax: Axes | None = None) -> Axes:
-    """Training and held-out error against epochs, a line a member, the best epoch marked."""
+    """Training and held-out errors against epochs, a line a member, the best epoch marked."""
     import matplotlib.pyplot as plt
 
     ax = plt.subplots(layout="constrained")[1] if ax is None else ax
     for member, part in history_frame(networks).groupby("member"):
-        first = member == 0
-        ax.plot(part["epoch"], part["loss"], color="0.6", lw=1, label="rows learned from" if first else None)
-        ax.plot(part["epoch"], part["validation"], color="#1f6fb2", lw=1.5, label="rows held out" if first else None)
-        best = part[part["epoch"] == networks.best_epoch[int(str(member))]]
-        ax.plot(best["epoch"], best["validation"], "o", color="#d1602b", label="epoch kept" if first else None)
+        for column, (label, colour) in CURVES.items():
+            if column in part and part[column].notna().any():
+                ax.plot(part["epoch"], part[column], color=colour, lw=1.4, label=label if member == 0 else None)
+    epochs = set(networks.best_epoch)
+    for kept in epochs:
+        ax.axvline(kept, color="0.3", lw=0.8, ls=":", label="epoch kept" if kept == min(epochs) else None)
     ax.set(xlabel="epoch", ylabel=networks.criterion)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)

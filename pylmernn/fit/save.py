@@ -272,6 +272,7 @@ def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
         "history": networks.history,
         "best_epoch": networks.best_epoch,
         "out_of_fold": networks.out_of_fold,
+        "criterion": networks.criterion,
         "embeddings": [_put_embedding(parts, k, embedding) for k, embedding in enumerate(networks.embeddings)],
     }
 
@@ -310,6 +311,7 @@ def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
         best_epoch=tuple(meta["best_epoch"]),
         out_of_fold=meta["out_of_fold"],
         learned=None if learned is None else np.unpackbits(learned, axis=1, count=len(fitted)).astype(bool),
+        criterion=meta.get("criterion", "mean squared error"),
         embeddings=tuple(_get_embedding(parts, k, one) for k, one in enumerate(meta.get("embeddings", []))),
     )
 

@@ -43,7 +43,21 @@ def simulate(
     -------
     ndarray, shape (m, nsim)
     """
-    m = len(rows.X)
+    eta = linear_predictors(design, estimates, rows, conditional, unseen, nsim, rng)
+    scale = estimates.sigma if weights is None else estimates.sigma / np.sqrt(weights)[:, None]
+    return eta + scale * rng.standard_normal(eta.shape)
+
+
+def linear_predictors(
+    design: Design,
+    estimates: Estimates,
+    rows: NewRows,
+    conditional: Selection,
+    unseen: list[np.ndarray | None],
+    nsim: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Linear predictors with new random effects, without residuals, (m, nsim); arguments as in :func:`simulate`."""
     base = mean(design, estimates, rows, conditional)
     out = np.repeat(base[:, None], nsim, axis=1)
     templates = split_theta(design.random, estimates.theta)
@@ -69,8 +83,7 @@ def simulate(
         for s in range(nsim):
             b = rng.standard_normal((q, d)) @ (estimates.sigma * L).T
             out[:, s] += np.einsum("ij,ij->i", b[codes], free)
-    scale = estimates.sigma if weights is None else estimates.sigma / np.sqrt(weights)[:, None]
-    return out + scale * rng.standard_normal((m, nsim))
+    return out
 
 
 def draw_field(

@@ -87,6 +87,8 @@ class Networks:
     embeddings : tuple of Embedding or None
         Of each random term ``embed(lon, lat)``, its learned function of the coordinates; None for the other terms.
         Empty where no term has one.
+    criterion : str
+        What loss and validation in the history are.
     """
 
     specs: tuple[NetSpec, ...]
@@ -99,6 +101,7 @@ class Networks:
     out_of_fold: bool
     learned: NDArray[np.bool_] | None = None
     embeddings: tuple[Embedding | None, ...] = ()
+    criterion: str = "mean squared error"
 
     @property
     def n_parameters(self) -> list[int]:

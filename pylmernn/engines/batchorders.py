@@ -1,0 +1,92 @@
+"""Which rows form the batches of the marginal likelihood: what a batch tells depends on who shares it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines.learned import is_learned
+from pylmernn.formula.design import Design
+from pylmernn.training.options import Training
+
+Order = NDArray[np.intp]
+
+CHUNK = 8  # rows of one level that stay together when rows are shuffled
+
+
+class Orders:
+    """Which rows come when: rows to learn from for every epoch, and the rows held out.
+
+    Faithful: sorted by the levels of the factors, those with most levels first, and locations in random order; the last
+    tenth held out, the same every epoch; rows as they come where g(Z) is learned. Otherwise: a random share held out;
+    rows shuffled in chunks of a level, by each factor in turn.
+    """
+
+    def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
+        self.codes = [term.codes for term in design.random if not is_learned(term)]
+        self.rng = np.random.default_rng(seed + 1)
+        self.fixed = training.preset == "faithful"
+        if self.fixed:
+            keys = self._sort_keys(design, rows)
+            order = rows[np.lexsort(keys)] if keys else rows
+            split = int(len(order) * (1.0 - training.validation))
+            self.learn, self.check = order[:split], order[split:]
+            return
+        held = self.rng.permutation(len(rows))[: round(training.validation * len(rows))]
+        check = np.sort(rows[held])
+        self.check = check[np.argsort(self.codes[0][check], kind="stable")] if self.codes else check
+        self.learn = np.delete(rows, held)
+
+    def _sort_keys(self, design: Design, rows: Order) -> list[NDArray[Any]]:
+        """For lexsort, the first to sort by at the end; none where a term is learned."""
+        if any(is_learned(term) for term in design.random):
+            return []
+        bars = [term.codes[rows] for term in design.random if term.locations is None]
+        fields = [term for term in design.random if term.locations is not None]
+        mixed = [self.rng.permutation(term.n_levels)[term.codes[rows]] for term in fields]
+        return [*mixed, *bars[::-1]]
+
+    def epoch(self, number: int) -> Order:
+        """Rows of an epoch, counted from 1."""
+        if self.fixed:
+            return self.learn
+        if not self.codes:
+            return self.rng.permutation(self.learn)
+        return level_chunks(self.codes[number % len(self.codes)], self.learn, CHUNK, self.rng)
+
+
+def level_chunks(codes: NDArray[np.int32], rows: Order, size: int, rng: np.random.Generator) -> Order:
+    """Rows in random order, but up to ``size`` rows of one level together.
+
+    Rows that share a level tell of its variance only within a batch; batches of few levels tell little of the rest.
+
+    Parameters
+    ----------
+    codes : ndarray, shape (n,)
+        Level of each row.
+    rows : ndarray of int
+    size : int
+    rng : numpy Generator
+
+    Returns
+    -------
+    ndarray
+        A permutation of ``rows``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codes = np.array([0, 1, 0, 1, 0, 1], dtype=np.int32)
+    >>> order = level_chunks(codes, np.arange(6), 3, np.random.default_rng(0))
+    >>> len(set(codes[order[:3]]))
+    1
+    """
+    mixed = rng.permutation(rows)
+    mixed = mixed[np.argsort(codes[mixed], kind="stable")]
+    level = codes[mixed]
+    first = np.concatenate([[True], level[1:] != level[:-1]])
+    place = np.arange(len(mixed)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+    chunk = np.cumsum(first | (place % size == 0)) - 1
+    return mixed[np.argsort(rng.permutation(chunk[-1] + 1)[chunk], kind="stable")]
