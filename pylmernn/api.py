@@ -52,6 +52,11 @@ def lmernn(
         dropout=0, normalization="none", embedding=0, standardize=TRUE; or net="name", see ``nets``. A column may hold
         one array a row, all of one shape (a 2-D or 3-D array in a dict, a pandas column of arrays, a polars list): a
         network from these arguments takes its elements as numbers.
+        Random terms of learned features, g(Z) of Simchoni & Rosset (2023): ``embed(1 | g, dim=100)``, where a level's
+        effect is ``W_j b`` with W learned, and ``embed(lon, lat, dim=100, hidden=c(100, 100))``, where the features are
+        a network of coordinates. Only method "lmmnn" learns them. Under a prior of W with independent entries of
+        variance 1 / dim the effects of the levels are independent, so that every other method fits ``embed(1 | g)`` as
+        ``(1 | g)``, which W is integrated out of; it then has nothing to overfit.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True
