@@ -8,10 +8,10 @@
 | InstEval | marks that students gave lecturers, 73,421 rows |
 
 A tenth of the levels (of egsingle's children, InstEval's lecturers) is held out whole; a fifth of the other rows is the
-test of levels seen. Real data come from gzipped CSV files in ``--data``.
+test of levels seen. Seeds draw the simulations, the levels and the rows held out, and the first weights.
 
-    python benchmarks/lmmnn/coverage.py                                    # simulations, three seeds
-    python benchmarks/lmmnn/coverage.py small egsingle --seeds 5 --data path/to/csv
+    python benchmarks/lmmnn/coverage.py                                    # everything, three seeds
+    python benchmarks/lmmnn/coverage.py small egsingle --seeds 5
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import argparse  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -63,36 +62,23 @@ def _curves(n: int, q: int) -> Case:
     return Case(f"y ~ t + I(t^2) + nn({PREDICTORS}) + (t + I(t^2) | z0)", "z0", data)
 
 
-def _real(folder: Path, name: str, formula: str, factor: str, texts: tuple[str, ...]) -> Case:
-    def data(seed: int) -> pd.DataFrame:
-        return pd.read_csv(folder / f"{name}.csv.gz").astype(dict.fromkeys(texts, str))
-
-    return Case(formula, factor, data)
+def _real(name: str, formula: str, factor: str) -> Case:
+    return Case(formula, factor, lambda _: pylmernn.datasets.load(name))
 
 
-def cases(folder: Path) -> dict[str, Case]:
-    """The data sets by name."""
-    return {
-        "small": _one_factor(2_500, 100),
-        "medium": _one_factor(12_500, 1_000),
-        "large": _one_factor(100_000, 1_000),
-        "curves": _curves(12_500, 500),
-        "egsingle": _real(
-            folder,
-            "egsingle",
-            "math ~ year + nn(year, grade, retained, female, black, hispanic, size, lowinc, mobility)"
-            " + (year | childid) + (1 | schoolid)",
-            "childid",
-            ("childid", "schoolid", "retained", "female"),
-        ),
-        "InstEval": _real(
-            folder,
-            "InstEval",
-            "y ~ nn(studage, lectage, service, dept) + (1 | s) + (1 | d)",
-            "d",
-            ("s", "d", "dept"),
-        ),
-    }
+CASES = {
+    "small": _one_factor(2_500, 100),
+    "medium": _one_factor(12_500, 1_000),
+    "large": _one_factor(100_000, 1_000),
+    "curves": _curves(12_500, 500),
+    "egsingle": _real(
+        "egsingle",
+        "math ~ year + nn(year, grade, retained, female, black, hispanic, size, lowinc, mobility)"
+        " + (year | childid) + (1 | schoolid)",
+        "childid",
+    ),
+    "InstEval": _real("InstEval", "y ~ nn(studage, lectage, service, dept) + (1 | s) + (1 | d)", "d"),
+}
 
 
 def one(case: Case, seed: int) -> dict[str, float]:
@@ -123,18 +109,16 @@ def one(case: Case, seed: int) -> dict[str, float]:
 def main() -> None:
     """Print one row a data set: means over seeds, standard errors in parentheses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of the data sets; by default the simulations")
+    parser.add_argument("names", nargs="*", help="of the data sets; by default all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=Path("."), help="where egsingle.csv.gz and InstEval.csv.gz are")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    known = cases(options.data)
-    for name in set(options.names) - set(known):
-        parser.error(f"there is no data set '{name}': use {', '.join(known)}")
+    for name in set(options.names) - set(CASES):
+        parser.error(f"there is no data set '{name}': use {', '.join(CASES)}")
     print(f"pylmernn {pylmernn.__version__}, torch {torch.__version__}, one thread, {options.seeds} seeds")
     print(f"{LEVEL:.0%} intervals    seen (se)        width   unseen (se)      width   fit s  intervals s")
-    for name in options.names or ["small", "medium", "large", "curves"]:
-        runs = pd.DataFrame([one(known[name], seed) for seed in range(1, options.seeds + 1)])
+    for name in options.names or CASES:
+        runs = pd.DataFrame([one(CASES[name], seed) for seed in range(1, options.seeds + 1)])
         mean, se = runs.mean(), runs.sem()
         print(
             f"{name:14s}  {mean['seen']:.3f} ({se['seen']:.3f})  {mean['seen width']:8.3f}"
