@@ -153,7 +153,7 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
         "state": json.dumps(state),
         "shapes": json.dumps(shapes),
         "lines": network_text(networks, design),
-        "history": networks.history,
+        "history": {name: [_or_null(value) for value in values] for name, values in networks.history.items()},
         "messages": list(size_messages(networks)),
         "best_epoch": networks.best_epoch,
         "out_of_fold": networks.out_of_fold,
@@ -162,6 +162,10 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
     if networks.learned is not None:
         unseen[~networks.learned.any(axis=0)] = 1.0
     return header, {**parts.arrays, "held_out": unseen}
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else value  # JSON has no NaN; null becomes NA in R
 
 
 @answer

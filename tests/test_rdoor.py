@@ -107,6 +107,13 @@ def test_control_takes_whole_numbers_as_r_sends_them():
     )
 
 
+def test_a_history_with_gaps_crosses_as_null():
+    nets = [{"label": "nn(x)", "name": "nn", "names": ["x"], "levels": [0], "options": {"hidden": [2]}}]
+    control = {"epochs": 2, "folds": 0, "holdout": "rows"}  # then no error at held-out levels is known
+    header, _ = decoded(rdoor.fit(json.dumps(meta(nets=nets, control=control)), as_bytes(Y, X, CODES, X, X[:, 1])))
+    assert header["networks"]["history"]["validation_levels"] == [None, None]
+
+
 def test_a_module_crosses_and_is_put_back_for_new_rows():
     from torch import nn
 
