@@ -10,6 +10,9 @@ Linear columns of X are trained beside the networks; the bias of a network stand
 the GLS estimate given f. The random effects of ``embed()`` keep the trained theta and sigma in both flavours: features
 that were fitted to the data would let an exact step understate them. Features are scaled so that the variance of such a
 term is the mean variance of its levels' effects.
+
+Batches are small and dense, so all runs on the CPU. Single rows are held out whatever ``holdout`` says: the criterion,
+their marginal likelihood, does not know the levels' effects.
 """
 
 from __future__ import annotations
