@@ -60,7 +60,7 @@ def _pixels(task: Task, which: int) -> torch.Tensor:
     number = np.zeros(len(rows), np.int64)
     for column in task.coordinates:
         low, high = task.train[column].min(), task.train[column].max()
-        along = np.clip((rows[column] - low) / (high - low) * SIDE, 0, SIDE - 1).astype(np.int64)
+        along = np.clip((rows[column].to_numpy() - low) / (high - low) * SIDE, 0, SIDE - 1).astype(np.int64)
         number = number * SIDE + along
     return torch.from_numpy(number)
 
@@ -79,7 +79,7 @@ def svdkl(task: Task, seed: int) -> Outcome:
         task.train[list(task.numeric)].to_numpy(float), task.test[list(task.numeric)].to_numpy(float)
     )
     places, places_test = (
-        torch.from_numpy(rows[list(task.coordinates)].to_numpy(np.float32)) for rows in (task.train, task.test)
+        torch.tensor(rows[list(task.coordinates)].to_numpy(), dtype=torch.float32) for rows in (task.train, task.test)
     )
     y, center, scale = deep.scaled_response(task)
     tower = deep.Tower(X.shape[1], [], task.hidden, recipe)

@@ -17,7 +17,7 @@
 
 ``--cells`` takes a row's numbers in the order of the paper's columns. "excess" is the test error less the oracle's on
 the same data: the true mean, the true variances and exact conditional modes. The paper's numbers are of n = 100,000
-and five draws of its own; its LMMNN is printed in every line "paper".
+and five draws of its own; its LMMNN is printed in every line "paper". Progress is told on standard error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy and torch are loaded
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import baselines_deep  # noqa: E402
@@ -87,7 +88,13 @@ def run(
             except Exception as problem:  # a failed baseline is a result, too
                 print(f"  {method} failed: {type(problem).__name__}: {problem}", flush=True)
                 continue
-            rows.append(_row(cell, method, found, given.error(found.predicted), oracle))
+            row = _row(cell, method, found, given.error(found.predicted), oracle)
+            rows.append(row)
+            print(
+                f"{cell.name} seed {seed} {method} {row['error']:.4f} {found.seconds:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return pd.DataFrame(rows), pd.DataFrame(truths).mean().to_dict()
 
 
@@ -157,8 +164,11 @@ def _paper(paper: pd.DataFrame, method: str, value: str, beside: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A parameter's name short enough for a column."""
-    return name.replace(" (Intercept)", "").replace("length-scale squared", "scale^2")
+    """A parameter's name short enough for a column: "z0 t", or "1, t" for a correlation."""
+    group, *columns = name.replace("(Intercept)", "1").replace("length-scale squared", "scale^2").split(" ", 2)
+    if len(columns) == 2:
+        return f"cor({', '.join(columns)})"
+    return " ".join([group, *(c for c in columns if c != "1")])
 
 
 def _options() -> argparse.Namespace:
