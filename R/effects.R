@@ -135,8 +135,8 @@ lscales <- function(varcor) lapply(unclass(varcor), attr, "lscale")
 
 #' @rdname estimates
 #' @param row.names,optional As in [as.data.frame()].
-#' @param order `"cov.last"` or `"lower.tri"`, as in lme4. The length-scale of a `gp()` has a row of its own, with `var1`
-#'   "lscale" and its value in `sdcor`.
+#' @param order `"cov.last"` or `"lower.tri"`, as in lme4. The length-scale of a `gp()` has a row of its own, with
+#'   `var1` "lscale" and its value in `sdcor`.
 #' @export
 as.data.frame.VarCorr.merModNN <- function(x, row.names = NULL, optional = FALSE,
                                            order = c("cov.last", "lower.tri"), ...) {

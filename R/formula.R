@@ -20,6 +20,7 @@ parse_formula <- function(formula, data = NULL, nets = NULL) {
     stop("the formula has no random term: add one, as in (1 | group), or use lm().", call. = FALSE)
   }
   bars <- unlist(lapply(written, expand_bar), recursive = FALSE)
+  check_fields(bars)
   fixed <- without_bars(rhs)
   with_rhs <- function(new_rhs) {
     result <- formula
@@ -111,7 +112,7 @@ read_random <- function(e) {
       stop(sprintf("%s: the structure '%s' is not available; use us() or diag().", label, covariance), call. = FALSE)
     }
     if (covariance == "embed") {
-      options <- split_arguments(e, label)$options
+      options <- embed_options(split_arguments(e, label)$options, label, "dim")
     } else if (length(e) > 2L) {
       stop(sprintf("%s: options of '%s' are not available; write %s(%s).", label, covariance, covariance,
                    deparse1(e[[2L]])), call. = FALSE)

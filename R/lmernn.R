@@ -43,10 +43,10 @@
 #'   coordinates; [predict()] gives its values at new locations.
 #' * `nn(x1, x2, hidden = c(100, 50, 25, 12))`: a network of these columns in the mean; `nn(.)` takes every column not
 #'   used elsewhere. Options: `hidden`, `activation = "silu"`, `dropout = 0`, `normalization = "none"`, `embedding = 0`,
-#'   `standardize = TRUE`, or `net = "name"` for one of `nets`. A column may be a matrix, one array for each row. All else
-#'   is estimated given the networks.
-#' * `embed(1 | g, dim = 100)`, `embed(lon, lat, dim = 100, hidden = c(100, 100))`: random effects on learned features of
-#'   the levels or of the coordinates, by method `"lmmnn"` beside a network.
+#'   `standardize = TRUE`, or `net = "name"` for one of `nets`. A column may be a matrix, one array for each row. All
+#'   else is estimated given the networks.
+#' * `embed(1 | g, dim = 100)`, `embed(lon, lat, dim = 100, hidden = c(100, 100))`: random effects on learned features
+#'   of the levels or of the coordinates, by method `"lmmnn"` beside a network.
 #'
 #' @return An object of class `merModNN`: a list of plain R data, which [saveRDS()] keeps whole. It answers lme4's verbs
 #'   ([fixef()], [ranef()], [VarCorr()], [predict()], [anova()], ...). [as_merMod()] makes lme4's own object of it.

@@ -25,7 +25,7 @@ read_location_term <- function(e) {
     stop(sprintf("%s: name the coordinates, as in %s(lon, lat).", label, covariance), call. = FALSE)
   }
   options <- arguments$options
-  if (covariance == "gp") options <- gp_options(options, label)
+  options <- if (covariance == "gp") gp_options(options, label) else embed_options(options, label, c("dim", "hidden"))
   list(
     columns = 1, group = as.call(c(e[[1L]], arguments$inputs)), double = FALSE, covariance = covariance, label = label,
     options = options, coordinates = lapply(arguments$inputs, as_variable)
@@ -58,6 +58,31 @@ gp_options <- function(options, label) {
   list(cov = cov)
 }
 
+# Options of embed(), of which `known` exist here: whole numbers.
+embed_options <- function(options, label, known) {
+  unknown <- setdiff(names(options), known)
+  if (length(unknown)) {
+    stop(sprintf("%s: embed() has no option '%s'; it has %s.", label, unknown[1L], paste(known, collapse = " and ")),
+         call. = FALSE)
+  }
+  for (name in names(options)) {
+    value <- options[[name]]
+    if (!is.numeric(value) || anyNA(value) || any(value < 1 | value != round(value))) {
+      stop(sprintf("%s: %s must be whole numbers of at least 1.", label, name), call. = FALSE)
+    }
+  }
+  options
+}
+
+# Two fields over the same coordinates cannot be told apart.
+check_fields <- function(bars) {
+  groups <- vapply(Filter(is_located, bars), function(bar) group_label(bar$group), "")
+  if (anyDuplicated(groups)) {
+    stop(sprintf("%s stands in the formula twice: its two fields cannot be told apart.",
+                 groups[duplicated(groups)][1L]), call. = FALSE)
+  }
+}
+
 # lon / 100 as one variable of the model frame, where a formula would read a nested factor.
 as_variable <- function(e) {
   if (call_name(e) %in% c("+", "-", "*", "/", "^", ":", "(", "%in%")) call("I", e) else e
@@ -70,7 +95,7 @@ coordinates_in <- function(bar, columns) {
   parts <- lapply(bar$coordinates, function(coordinate) {
     name <- deparse1(coordinate)
     column <- columns[[name]]
-    if (!is.numeric(column) || NCOL(column) != 1L) {
+    if (!(is.numeric(column) || all(is.na(column))) || NCOL(column) != 1L) {
       kind <- if (is.numeric(column)) "matrix" else class(column)[1L]
       stop(sprintf("%s: the coordinate '%s' is of class '%s': coordinates must be numbers.", bar$label, name, kind),
            call. = FALSE)

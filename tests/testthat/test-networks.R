@@ -1,15 +1,3 @@
-simulated <- function(n, seed = 1L) {
-  set.seed(seed)
-  d <- data.frame(
-    x = runif(n, -2, 2), z = runif(n, -2, 2), treat = rbinom(n, 1, 0.5), k = sample(letters[1:3], n, TRUE),
-    g = factor(sample(40, n, TRUE))
-  )
-  set.seed(99)
-  b <- rnorm(40)
-  d$y <- sin(2 * d$x) * d$z + 1.5 * d$treat + b[d$g] + (d$k == "b") + 0.5 * rnorm(n)
-  d
-}
-
 quick <- list(epochs = 20, folds = 0)
 
 test_that("a network beside linear and random terms is fitted, told of and kept", {
@@ -62,4 +50,65 @@ test_that("networks that make no sense are refused in one sentence", {
   expect_error(lmernn(y ~ nn(x, net = "tower") + (1 | g), d), "nets has no 'tower'")
   expect_error(lmernn(y ~ x + z + treat + k + nn(.) + (1 | g), d), "no column is left")
   expect_error(lmernn(y ~ x + (1 | g), d, method = "alternating"), "is for networks")
+})
+
+test_that("R and Python give the same fit", {
+  skip_without_torch()
+  d <- simulated(500)
+  file <- tempfile(fileext = ".csv")
+  write.csv(d, file, row.names = FALSE)
+  fit <- lmernn(y ~ treat + nn(x, z, k, hidden = c(16, 8)) + (1 | g), d, control = list(epochs = 5), seed = 7)
+  python <- by_python(c(
+    "from pylmernn.engines.control import Control",
+    "from pylmernn.training.options import Training",
+    "data = pd.read_csv(sys.argv[1], float_precision='round_trip', dtype={'g': str})",
+    "levels = [str(j + 1) for j in range(40)]",
+    "data['g'] = pd.Categorical(data.g, [level for level in levels if level in set(data.g)])",
+    "fit = pylmernn.lmernn('y ~ treat + nn(x, z, k, hidden=c(16, 8)) + (1 | g)', data, seed=7,",
+    "                      control=Control(training=Training(epochs=5)))",
+    "print(json.dumps(dict(beta=fit.fixef().tolist(), sigma=fit.sigma(), fitted=fit.fitted().tolist())))"
+  ), file)
+  expect_equal(unname(fixef(fit)), python$beta, tolerance = 1e-5)
+  expect_equal(sigma(fit), python$sigma, tolerance = 1e-5)
+  expect_equal(unname(fitted(fit)), python$fitted, tolerance = 1e-5)
+})
+
+test_that("what networks have learnt is told and drawn", {
+  skip_without_torch()
+  fit <- lmernn(y ~ treat + nn(x, z, k, hidden = 16) + (1 | g), simulated(800), control = list(epochs = 15, folds = 3),
+                seed = 1)
+  table <- importance(fit, n_repeats = 2)
+  expect_equal(names(table), c("network", "input", "importance", "se"))
+  expect_equal(table$input, c("x", "z", "k"))
+  expect_gt(min(table$importance), 0)
+  expect_identical(importance(fit, 2), table)
+  curve <- partial_dependence(fit, "k")
+  expect_identical(levels(curve$k), c("a", "b", "c"))
+  expect_identical(which.max(curve$f), 2L)
+  expect_equal(dim(partial_dependence(fit, c("x", "z"), grid_size = 6)), c(16L, 3L))
+  expect_equal(unique(history(fit)$member), 0:2)
+  for (kind in c("predicted", "history", "importance", "partial")) {
+    expect_s3_class(plot(fit, kind = kind), "trellis")
+  }
+  expect_s3_class(plot(fit, kind = "partial", pair = c("x", "k"), grid_size = 6), "trellis")
+  expect_output(print(summary(fit)), "explains 0\\.[0-9]+ of the variance of y")
+  expect_error(partial_dependence(fit, "q"), "no network has an input 'q': they take x, z, k.")
+  expect_error(importance(fit, 0), "ask for at least one permutation")
+  expect_error(predict(fit, data.frame(x = 1, treat = 1, k = "a", g = "1")), "the formula uses 'z'")
+  linear <- lmernn(y ~ treat + (1 | g), simulated(200))
+  expect_error(history(linear), "this model has no network, so there is no training to tell of")
+  expect_error(plot(linear, kind = "pie"), "plot() has no kind 'pie'", fixed = TRUE)
+})
+
+test_that("prediction intervals count the networks", {
+  skip_without_torch()
+  fit <- lmernn(y ~ treat + nn(x, z, k, hidden = c(20, 10)) + (1 | g), simulated(1500),
+                control = list(epochs = 20, folds = 3), seed = 1)
+  new <- simulated(1000, seed = 2)
+  limits <- predict(fit, new, interval = TRUE, level = 0.9)
+  expect_equal(mean(new$y > limits[, "lwr"] & new$y < limits[, "upr"]), 0.9, tolerance = 0.04)
+  narrow <- predict(fit, new, interval = "confidence", level = 0.9)
+  expect_true(all(narrow[, "upr"] < limits[, "upr"]))
+  new$x[2] <- NA
+  expect_identical(unname(which(is.na(predict(fit, new, se.fit = TRUE)$se.fit))), 2L)
 })
