@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from pylmernn.engines.control import Control
     from pylmernn.fit.mixedfit import MixedFit
     from pylmernn.formula.design import DesignError
+    from pylmernn.glm import glmernn
 
-__all__ = ["Control", "DesignError", "MixedFit", "__version__", "datasets", "lmernn", "load"]
+__all__ = ["Control", "DesignError", "MixedFit", "__version__", "datasets", "glmernn", "lmernn", "load"]
 
 _HOMES = {
     "lmernn": "pylmernn.api",
+    "glmernn": "pylmernn.glm",
     "load": "pylmernn.api",
     "MixedFit": "pylmernn.fit.mixedfit",
     "DesignError": "pylmernn.formula.design",

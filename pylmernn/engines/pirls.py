@@ -115,6 +115,10 @@ class GeneralizedProblem:
         """Number of variance parameters, m."""
         return len(self.plan.parameters)
 
+    def begin_at(self, beta: FloatArray) -> None:
+        """Where the modes are looked for first: at beta (p,) of the working columns."""
+        self._beta = beta
+
     def evaluate(
         self, templates: Sequence[FloatArray], beta: FloatArray, phi: float, derivatives: bool = False
     ) -> Evaluation:
@@ -187,6 +191,10 @@ class GeneralizedProblem:
         """Templates of the factors, in working columns, at the user's theta."""
         return self.plan.multiply(self.transforms, self.plan.templates(self.design.random, theta))
 
+    def working_beta(self, beta: FloatArray) -> FloatArray:
+        """Beta (p,) of the working columns from the user's."""
+        return np.asarray(np.linalg.solve(self.working.transform, beta), dtype=np.float64)
+
     def _dispersion_curvature(self, eta: FloatArray, phi: float) -> float:
         """Second derivative of -2 log f in log phi, eta held."""
         width = 1e-4
@@ -208,7 +216,7 @@ class GeneralizedProblem:
                 weights = data.fisher(eta, phi)
                 WX = X * weights[:, None]
                 right = WX.T @ (eta - self.offset) + X.T @ step.score
-                new = np.linalg.lstsq(X.T @ WX, right, rcond=None)[0]
+                new = np.asarray(np.linalg.lstsq(X.T @ WX, right, rcond=None)[0], dtype=np.float64)
                 new_eta = self.offset + X @ new
                 if not np.isfinite(data.step(new_eta, phi).loglik.sum()):
                     break
@@ -218,7 +226,7 @@ class GeneralizedProblem:
             weights, score = data.fisher(eta, phi), data.step(eta, phi).score
         R = np.asfortranarray(np.column_stack([X, score / weights]))
         theta = moment_start(cross_products(R, self.system.groups, weights), self.plan.parameters)
-        self._beta = beta
+        self.begin_at(beta)
         parts = [theta] if self.joint else [theta, beta]
         return np.concatenate([*parts, [np.log(phi)]] if family.has_dispersion else parts)
 
@@ -245,7 +253,7 @@ def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float
         theta = np.asarray(theta, dtype=np.float64)
         if theta.shape != (size,):
             raise ValueError(f"theta has shape {theta.shape}; the model has {size} variance parameters.")
-        given = np.zeros(design.p) if beta is None else np.linalg.solve(problem.working.transform, beta)
+        given = problem.working_beta(np.zeros(design.p) if beta is None else beta)
         return problem.evaluate(problem.user_templates(theta), given, phi).value
 
     return objective

@@ -23,6 +23,7 @@ Parts = list[FloatArray]
 
 MAX_STEPS = 100
 NEWTON_DONE = 1e-9  # decrement before the last Newton step, which squares it
+NEAR = 0.1  # decrement below which -l'' is tried although it has negative entries
 SCORING_DONE = 1e-17  # the same where steps only converge linearly
 
 
@@ -137,20 +138,23 @@ def find_modes(
     eta = fixed + system.rows_of(b)
     step = data.step(eta, phi)
     ussq = squares(u)
-    value = -2.0 * float(step.loglik.sum()) + ussq
+    value, decrement = -2.0 * float(step.loglik.sum()) + ussq, np.inf
     if not np.isfinite(value) and ussq > 0:
         return find_modes(system, data, templates, offset, beta, [np.zeros_like(part) for part in u], phi, joint)
     for number in range(1, MAX_STEPS + 1):
         if not np.isfinite(value):
             raise np.linalg.LinAlgError("the log-likelihood is not finite")
-        newton = bool((step.observed > 0).all())
-        weights = step.observed if newton else np.where(step.observed > 0, step.observed, data.fisher(eta, phi))
-        d_beta, d_u, d_b, d_eta = _direction(system, templates, weights, step.score, eta - offset, beta, u, b, joint)
-        decrement = float(step.score @ d_eta) - sum(float(np.vdot(a, c)) for a, c in zip(d_u, u, strict=True))
+        here = (eta - offset, beta, u, b)
+        move = _newton_move(system, templates, step, here, joint) if _is_concave(step) or decrement < NEAR else None
+        newton = move is not None
+        if move is None:
+            weights = np.where(step.observed > 0, step.observed, data.fisher(eta, phi))
+            move = _direction(system, templates, weights, step.score, *here, joint)
+        decrement = _decrement(step, move, u)
         length = 1.0
         while True:
-            new_u = [part + length * d for part, d in zip(u, d_u, strict=True)]
-            new_eta = eta + length * d_eta
+            new_u = [part + length * d for part, d in zip(u, move.u, strict=True)]
+            new_eta = eta + length * move.eta
             new_step, new_ussq = data.step(new_eta, phi), squares(new_u)
             new_value = -2.0 * float(new_step.loglik.sum()) + new_ussq
             if new_value <= value + 1e-10 * abs(value) + 1e-12:
@@ -158,12 +162,48 @@ def find_modes(
             length *= 0.5
             if length < 1e-10:
                 raise np.linalg.LinAlgError("penalized iteratively reweighted least squares did not improve")
-        u, b = new_u, [part + length * d for part, d in zip(b, d_b, strict=True)]
-        beta = beta + length * d_beta
+        u, b = new_u, [part + length * d for part, d in zip(b, move.b, strict=True)]
+        beta = beta + length * move.beta
         eta, step, value, ussq = new_eta, new_step, new_value, new_ussq
         if length == 1.0 and decrement < (NEWTON_DONE if newton else SCORING_DONE):
             return Modes(u, b, beta, eta, step, ussq, number)
     raise np.linalg.LinAlgError(f"penalized iteratively reweighted least squares took more than {MAX_STEPS} steps")
+
+
+def _is_concave(step: Step) -> bool:
+    return bool((step.observed > 0).all())
+
+
+def _decrement(step: Step, move: _Move, u: Parts) -> float:
+    """What a step of full length promises, but for curvature: twice the decrease of the penalized deviance."""
+    return float(step.score @ move.eta) - sum(float(np.vdot(a, c)) for a, c in zip(move.u, u, strict=True))
+
+
+def _newton_move(
+    system: ReweightedSystem,
+    templates: Sequence[FloatArray],
+    step: Step,
+    here: tuple[FloatArray, FloatArray, Parts, Parts],
+    joint: bool,
+) -> _Move | None:
+    """The step by -l'' itself; None where that has negative entries and the step is not one of descent."""
+    try:
+        move = _direction(system, templates, step.observed, step.score, *here, joint)
+    except np.linalg.LinAlgError:
+        if _is_concave(step):
+            raise
+        return None
+    return move if _is_concave(step) or _decrement(step, move, here[2]) >= 0 else None
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A step: beta (p,), u and b (d_k, q_k) each, eta (n,)."""
+
+    beta: FloatArray
+    u: Parts
+    b: Parts
+    eta: FloatArray
 
 
 def _direction(
@@ -176,7 +216,7 @@ def _direction(
     u: Parts,
     b: Parts,
     joint: bool,
-) -> tuple[FloatArray, Parts, Parts, FloatArray]:
+) -> _Move:
     """Steps in beta, u, b and eta; ``linear`` (n,) is eta without its offset."""
     system.reweight(weights, with_X=joint)
     elimination = DirectElimination(system, templates)
@@ -189,7 +229,7 @@ def _direction(
         modes = elimination.modes(columns)
         right = np.append(system.products.RR, (system.X.T @ work)[:, None], axis=1)
         V = right - system.R.dot(modes)
-        new_beta = np.linalg.solve(V[:, :-1], V[:, -1])
+        new_beta = np.asarray(np.linalg.solve(V[:, :-1], V[:, -1]), dtype=np.float64)
         found = modes.combine(np.append(-new_beta, 1.0)[:, None])
     else:
         found = elimination.modes(T)
@@ -201,7 +241,7 @@ def _direction(
         d_eta = d_eta + system.X @ d_beta
     left = system.by_level(score - weights * d_eta)
     d_u = [L.T @ part - old for L, part, old in zip(templates, left, u, strict=True)]
-    return d_beta, d_u, d_b, d_eta
+    return _Move(d_beta, d_u, d_b, d_eta)
 
 
 def stack(one: Columns, two: Columns) -> Columns:

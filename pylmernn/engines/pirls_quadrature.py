@@ -106,7 +106,7 @@ class Quadrature:
         h = system.quadratic_rows(group, _sandwich(_broadcast(Lambda, q), N))
         in_Lambda += 2.0 * np.einsum("stj,tu,uvj->sv", system.A, Lambda, N, optimize=True)
         c, score, V = h * slope, modes.step.score, modes.step.observed
-        inverse = _inverse(_precision(system._own(group, V), Lambda))
+        inverse = _inverse(_precision(system.own_products(group, V), Lambda))
         a = np.einsum("stj,tj->sj", inverse, Lambda.T @ system.by_level(c)[0] + in_u)
         r = system.rows_of([Lambda @ a])
         rest = c - V * r

@@ -19,12 +19,16 @@ from scipy.linalg import lapack
 
 from pylmernn.engines.pls import Columns, System
 from pylmernn.linalg.crossproducts import CrossProducts, GroupRows
+from pylmernn.linalg.denseschur import DenseSchur
 from pylmernn.linalg.rest import DenseRest, RestFactor, rest_factor
 from pylmernn.linalg.schur import RestLevels, SchurMap, entry_pairs, lay_out
 from pylmernn.linalg.smallblocks import multiply_blocks
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+DENSE_RATE = 8.0  # products of a dense elimination in the time of one of a sparse one
+SMALL_REST = 300  # columns up to which one dense factor is faster than many small ones
 
 
 class KeptDenseRest(DenseRest):
@@ -65,6 +69,8 @@ class ReweightedSystem(System):
         Where a large dense rest is factored.
     """
 
+    schur: Any  # SchurMap, or DenseSchur where few levels are left
+
     def __init__(self, X: FloatArray, groups: Sequence[GroupRows], device: str = "cpu") -> None:
         self.X, self.groups, self.device = X, list(groups), device
         self.n, self.p = X.shape
@@ -81,15 +87,20 @@ class ReweightedSystem(System):
         self._with_first = [_join(self.groups[0], self.groups[k]) for k in rest]
         self._among = {(k, m): _join(self.groups[k], self.groups[m]) for k in rest for m in rest if k < m}
         rows, columns = self._places_of_C()
-        self._dense = self._dense_pays()
+        self._C_places = (rows, columns)
+        own_rows, own_columns, mirrored = self._places_of_rest()
+        self._dense = self._dense_pays(len(rows))
+        if self._dense:
+            self.schur = DenseSchur(self.levels, self.d, self.q)
+            self.C, self.A_rr = self.schur.C.reshape(self.levels.n_columns, -1), self.schur.A_rr
+            self._rr_places = (own_rows, own_columns)
+            return
         shape = (self.levels.n_columns, self.d * self.q)
         numbered = sp.coo_array((np.arange(len(rows), dtype=np.float64), (rows, columns)), shape=shape)
         self._C_sparse = numbered.tocsr()
         self._C_source = self._C_sparse.data.astype(np.int64)
-        self._C_places = (rows, columns)
-        own_rows, own_columns, mirrored = self._places_of_rest()
         self._arrange_rest(own_rows, own_columns, mirrored)
-        self._arrange_schur(numbered.tocsc(), own_rows, own_columns)
+        self._arrange_schur(numbered.tocsr(), own_rows, own_columns)
 
     def _places_of_C(self) -> tuple[IntArray, IntArray]:
         """Row and column in C of each sum: by factor k, its column t, the eliminated column s, the pair of levels."""
@@ -129,12 +140,12 @@ class ReweightedSystem(System):
         self.A_rr = sp.coo_array((np.concatenate([number, number[mirrored]]), both), shape=(q_r, q_r)).tocsr()
         self._rr_source = self.A_rr.data.astype(np.int64)
 
-    def _arrange_schur(self, by_column: sp.csc_array, own_rows: IntArray, own_columns: IntArray) -> None:
+    def _arrange_schur(self, numbered: sp.csr_array, own_rows: IntArray, own_columns: IntArray) -> None:
         level = self.levels.level_of_column()
-        pairs = entry_pairs(by_column, self.d, self.q, level)
+        pairs = entry_pairs(numbered, self.d, self.q, level)
         layout = lay_out(self.levels, pairs.rows, pairs.columns, own_rows, own_columns)
         self._own_position = layout.own_position
-        source = by_column.data.astype(np.int64)
+        source = numbered.tocsc().data.astype(np.int64)
         n_g = self.q * self.d * (self.d + 1) // 2
         key = layout.position * n_g + pairs.index
         order = np.argsort(key, kind="stable")
@@ -166,12 +177,16 @@ class ReweightedSystem(System):
             d=self.d,
         )
 
-    def _dense_pays(self) -> bool:
-        return self.levels.n_columns * self.d * self.q <= 50_000
+    def _dense_pays(self, n_entries: int) -> bool:
+        """Whether a dense C costs less than the pairs of its entries."""
+        size, per_level = self.levels.n_columns, n_entries / self.q
+        return size**2 * self.d * self.q <= DENSE_RATE * per_level**2 * self.q
 
     @functools.cached_property
     def factor(self) -> RestFactor:
         """The exact factor of the rest."""
+        if self.levels.n_columns <= SMALL_REST:
+            return KeptDenseRest(self.schur)
         chosen = rest_factor(self.schur, self.device)
         return KeptDenseRest(self.schur) if type(chosen) is DenseRest else chosen
 
@@ -209,7 +224,7 @@ class ReweightedSystem(System):
             out.append(columns.rest[offsets[k] : offsets[k + 1], 0].reshape(q, d).T)
         return out
 
-    def _own(self, group: GroupRows, weights: FloatArray) -> FloatArray:
+    def own_products(self, group: GroupRows, weights: FloatArray) -> FloatArray:
         """``Z_k' W Z_k``, (d, d, q)."""
         d = group.width
         out = np.empty((d, d, group.n_levels))
@@ -221,7 +236,7 @@ class ReweightedSystem(System):
 
     def reweight(self, weights: FloatArray, with_X: bool = False) -> None:
         """Sum again with weights (n,); ``with_X`` also the products with the fixed effects."""
-        self.A = self._own(self.groups[0], weights)
+        self.A = self.own_products(self.groups[0], weights)
         if self.levels.sizes:
             self._reweight_rest(weights)
         if with_X:
@@ -241,23 +256,26 @@ class ReweightedSystem(System):
         return out
 
     def _reweight_rest(self, weights: FloatArray) -> None:
-        sums, first = [], self.groups[0]
+        first = self.groups[0]
+        sums: list[FloatArray] = []
         for group, cells in zip(self.groups[1:], self._with_first, strict=True):
             for z in group.columns:
                 for z_first in first.columns:
-                    sums.append(np.bincount(cells.of_row, _times(weights, z, z_first), len(cells.k)))
+                    sums.append(_sum(cells.of_row, _times(weights, z, z_first), len(cells.k)))
         self._C_flat = np.concatenate(sums)
-        self._C_sparse.data = self._C_flat[self._C_source]
-        self.C = self._C_sparse
-        if self._dense:
-            self.C = np.zeros(self._C_sparse.shape)
-            self.C[self._C_places] = self._C_flat
-        own = [self._own(group, weights).ravel() for group in self.groups[1:]]
+        own: list[FloatArray] = [self.own_products(group, weights).ravel() for group in self.groups[1:]]
         for (k, m), cells in self._among.items():
             for z in self.groups[m].columns:
                 for z_k in self.groups[k].columns:
-                    own.append(np.bincount(cells.of_row, _times(weights, z, z_k), len(cells.k)))
+                    own.append(_sum(cells.of_row, _times(weights, z, z_k), len(cells.k)))
         flat = np.concatenate(own)
+        if isinstance(self.schur, DenseSchur):
+            rows, columns = self._rr_places
+            self.A_rr[rows, columns] = self.A_rr[columns, rows] = flat
+            self.C[self._C_places] = self._C_flat
+            return
+        self._C_sparse.data = self._C_flat[self._C_source]
+        self.C = self._C_sparse
         self.A_rr.data = flat[self._rr_source]
         self.schur.a[self._own_position] = flat
         products = self._C_flat[self._first] * self._C_flat[self._second]
@@ -288,7 +306,8 @@ class ReweightedSystem(System):
         for k, cells in enumerate(self._with_first):
             group, size = self.groups[k + 1], len(cells.k)
             block = slice(at, at + group.width * self.d * size)
-            C, product = (v[block].reshape(group.width, self.d, size) for v in (self._C_flat, KC))
+            C = self._C_flat[block].reshape(group.width, self.d, size)
+            product = KC[block].reshape(group.width, self.d, size)
             at = block.stop
             for s in range(self.d):
                 for t in range(self.d):
@@ -297,12 +316,12 @@ class ReweightedSystem(System):
             for t, z in enumerate(group.columns):
                 for s, z_first in enumerate(first.columns):
                     total += 2.0 * _times(mixed[t, s][cells.of_row], z, z_first)
-        own = K[self._own_position]
+        own = K[self._own_position] if isinstance(self.schur, SchurMap) else self.schur.values(K)[self._rr_places]
         at = 0
         for group in self.groups[1:]:
-            block = own[at : at + group.width**2 * group.n_levels].reshape(group.width, group.width, -1)
-            total += self.quadratic_rows(group, block)
-            at += block.size
+            B = own[at : at + group.width**2 * group.n_levels].reshape(group.width, group.width, -1)
+            total += self.quadratic_rows(group, B)
+            at += B.size
         for (k, m), cells in self._among.items():
             for z in self.groups[m].columns:
                 for z_k in self.groups[k].columns:
@@ -320,13 +339,18 @@ class ReweightedSystem(System):
 
     def _products_with(self, K: FloatArray) -> FloatArray:
         """``K C_j`` at the entries of C, in the order of ``_C_flat``."""
+        if isinstance(self.schur, DenseSchur):
+            return np.asarray(self.schur.products(K).reshape(len(self.C), -1)[self._C_places])
         first, second = self._first[self._alike], self._second[self._alike]
         values, size = K[self._cell_of_pair], len(self._C_flat)
-        out = np.bincount(first, values * self._C_flat[second], size)
+        out = _sum(first, values * self._C_flat[second], size)
         apart = self._apart
-        return np.asarray(
-            out + np.bincount(second[apart], values[apart] * self._C_flat[first[apart]], size), dtype=np.float64
-        )
+        return out + _sum(second[apart], values[apart] * self._C_flat[first[apart]], size)
+
+
+def _sum(index: NDArray[np.intp], values: FloatArray, size: int) -> FloatArray:
+    """Sums of values by index."""
+    return np.bincount(index, values, size).astype(np.float64, copy=False)
 
 
 def _times(values: FloatArray, *columns: FloatArray | None) -> FloatArray:

@@ -166,8 +166,16 @@ def random_text(varcor: VarCorr, ngrps: Mapping[str, int], nobs: int, digits: in
 
 def coefficient_text(table: pd.DataFrame, digits: int) -> str:
     """The fixed effects."""
-    cells = rtext.coefficient_cells(table.to_numpy(dtype=float), digits)
-    return rtext.matrix([str(i) for i in table.index], [str(c) for c in table.columns], cells, right=True)
+    names = [str(c) for c in table.columns]
+    p_values = names[-1].startswith("Pr(")
+    values = table.to_numpy(dtype=float)
+    cells = rtext.coefficient_cells(values, digits, p_values=p_values)
+    legend = ""
+    if p_values and (values[:, -1] < 0.1).any():
+        stars = rtext.significance_stars(values[:, -1])
+        cells = [[*row, star.ljust(max(map(len, stars)))] for row, star in zip(cells, stars, strict=True)]
+        names, legend = [*names, ""], "\n" + rtext.STARS_LEGEND
+    return rtext.matrix([str(i) for i in table.index], names, cells, right=True) + legend
 
 
 def correlation_text(correlation: pd.DataFrame) -> str:

@@ -61,11 +61,13 @@ class VarCorr(Mapping[str, pd.DataFrame]):
     terms : tuple of TermCovariance
     sigma : float
         Residual standard deviation.
+    residual : bool
+        Whether the residual is shown as a component; not so for families without a scale.
     """
 
-    def __init__(self, terms: Sequence[TermCovariance], sigma: float) -> None:
+    def __init__(self, terms: Sequence[TermCovariance], sigma: float, residual: bool = True) -> None:
         self.terms = tuple(terms)
-        self.sigma = sigma
+        self.sigma, self.residual = sigma, residual
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         term = self._term(name)
@@ -112,7 +114,8 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         rows: list[tuple[str, str | None, str | None, float, float]] = []
         for term in self.terms:
             rows += _component_rows(term, order)
-        rows.append(("Residual", None, None, self.sigma**2, self.sigma))
+        if self.residual:
+            rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         frame = pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
         return (
             frame.astype({"var1": object, "var2": object})
@@ -132,9 +135,10 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         unknown = [c for c in comp if c not in ("Variance", "Std.Dev.")]
         if unknown or not comp:
             raise ValueError(f"comp is {list(comp)}: use 'Variance', 'Std.Dev.' or both.")
-        sds = np.concatenate([_shown(term) for term in self.terms] + [[self.sigma]])
+        sds = np.concatenate([_shown(term) for term in self.terms] + ([[self.sigma]] if self.residual else []))
         columns = ["Groups", "Name"] + [c for c in ("Variance", "Std.Dev.") if c in comp]
-        cells = [[group, name] for term in self.terms for group, name in _labels(term)] + [["Residual", ""]]
+        cells = [[group, name] for term in self.terms for group, name in _labels(term)]
+        cells += [["Residual", ""]] if self.residual else []
         for c, values in (("Variance", sds**2), ("Std.Dev.", sds)):
             if c in comp:
                 for row, text in zip(cells, rtext.format_numbers(values, digits, na="NaN"), strict=True):
@@ -144,7 +148,7 @@ class VarCorr(Mapping[str, pd.DataFrame]):
         if widest > 1:
             columns += ["Corr"] + [""] * (widest - 2)
             lines = [line for term in self.terms for line in _correlation_cells(term, widest, digits)]
-            for row, line in zip(cells, [*lines, [""] * (widest - 1)], strict=True):
+            for row, line in zip(cells, [*lines, *([[""] * (widest - 1)] if self.residual else [])], strict=True):
                 row += line
         return rtext.matrix([""] * len(cells), columns, cells)
 

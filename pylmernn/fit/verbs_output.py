@@ -47,7 +47,7 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
         return summaries.Summary(
             header=self._header,
             criteria=self._criteria(),
-            residuals=self._series(diagnostics.residuals(self.design, self._mu, self.sigma(), "scaled")),
+            residuals=self.residuals("scaled"),
             varcor=self.VarCorr(),
             ngrps=self.ngrps(),
             nobs=self.nobs(),

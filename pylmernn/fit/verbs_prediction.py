@@ -187,10 +187,20 @@ class PredictionVerbs(FitState):
                 None if term.locations is not None else group_codes(self.frame, newdata, term.label)
                 for term in self.design.random
             ]
-        draws = simulation.simulate(
-            self.design, self.estimates, rows, chosen, unseen, weights, nsim, np.random.default_rng(seed)
-        )
+        draws = self._draw(rows, chosen, unseen, weights, nsim, np.random.default_rng(seed))
         return pd.DataFrame(draws, index=index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+
+    def _draw(
+        self,
+        rows: NewRows,
+        chosen: prediction.Selection,
+        unseen: list[np.ndarray | None],
+        weights: FloatArray | None,
+        nsim: int,
+        rng: np.random.Generator,
+    ) -> FloatArray:
+        """Responses, (rows, nsim)."""
+        return simulation.simulate(self.design, self.estimates, rows, chosen, unseen, weights, nsim, rng)
 
     def hatvalues(self) -> pd.Series:
         """Leverages: how much each fitted value follows its own response, theta held fixed."""

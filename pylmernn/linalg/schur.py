@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -117,16 +118,45 @@ class SchurMap:
 
     def scale(self, templates: Sequence[FloatArray], cells: FloatArray, transpose: bool) -> FloatArray:
         """Cells of ``Lambda' S Lambda`` (``transpose=True``) or of ``Lambda S Lambda'``."""
-        if not self.kinds:
-            relative = np.repeat([Lambda[0, 0] for Lambda in templates], self.levels.sizes)
-            return np.asarray(cells * relative[self.rows] * relative[self.columns])
-        out = np.empty_like(cells)
-        for k, m, start, stop in self.kinds:
-            left, right = (templates[k].T, templates[m]) if transpose else (templates[k], templates[m].T)
-            block = cells[start:stop].reshape(len(left), len(right), -1)
-            block = np.einsum("ab,bcj,cd->adj", left, block, right, optimize=True)
-            out[start:stop] = block.ravel()
-        return out
+        return scale_cells(self, templates, cells, transpose)
+
+
+class Cells(Protocol):
+    """Cells of the Schur complement; see :class:`SchurMap`."""
+
+    @property
+    def levels(self) -> RestLevels:
+        """The levels that are left."""
+        ...
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row of each cell."""
+        ...
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """Column of each cell."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Which cells belong to which pair of factors."""
+        ...
+
+
+def scale_cells(at: Cells, templates: Sequence[FloatArray], cells: FloatArray, transpose: bool) -> FloatArray:
+    """Cells of ``Lambda' S Lambda`` (``transpose=True``) or of ``Lambda S Lambda'``."""
+    if not at.kinds:
+        relative = np.repeat([Lambda[0, 0] for Lambda in templates], at.levels.sizes)
+        return np.asarray(cells * relative[at.rows] * relative[at.columns])
+    out = np.empty_like(cells)
+    for k, m, start, stop in at.kinds:
+        left, right = (templates[k].T, templates[m]) if transpose else (templates[k], templates[m].T)
+        block = cells[start:stop].reshape(len(left), len(right), -1)
+        block = np.einsum("ab,bcj,cd->adj", left, block, right, optimize=True)
+        out[start:stop] = block.ravel()
+    return out
 
 
 def schur_map(A: FloatArray, C: sp.csr_array, A_rr: sp.csr_array, levels: RestLevels) -> SchurMap:
