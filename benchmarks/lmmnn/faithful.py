@@ -7,7 +7,8 @@ python benchmarks/lmmnn/faithful.py 13 --scale 0.1
 A cell is a line of a table and the range in which a mean of five runs should fall: the paper's mean, 2.8 standard
 errors to each side, and rounding. Where the authors' code approximates b (10,000 rows of a field; a residual variance
 added to the covariance of slopes), the test error with that approximation is printed as "as published" and compared
-with the range; the exact one, which users get, stands beside it.
+with the range; the exact one, which users get, stands beside it. For g(Z) = ZW and LMMNN-E, where that code takes
+10,000 rows too, b is exact: an error below the range is no failure.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def report(number: int, runs: list[dict[str, float]]) -> None:
     if "mse" not in cell.ranges:
         print(f"      {'mse':20s} {mean['mse']:8.3f}")
     for name, (low, high) in cell.ranges.items():
-        verdict = "within" if low <= mean[name] <= high else "outside"
+        verdict = "below" if mean[name] < low else "above" if mean[name] > high else "within"
         label = "mse as published" if name == "mse" and cell.published else name
         print(f"      {label:20s} {mean[name]:8.3f}   {verdict} {low:.3g} to {high:.3g}", flush=True)
 
