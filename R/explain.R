@@ -16,9 +16,9 @@
 #' @param grid_size Values of a number, from its 1% to its 99% quantile; half as many along each of two. Factors and
 #'   numbers of few values take all of theirs.
 #' @param ... Ignored; for `history()` arguments of [utils::history()].
-#' @return Data frames: `history()` with columns member, epoch, loss, validation, sigma and seconds; `importance()` with
-#'   network, input, importance and se (its standard error over the permutations); `partial_dependence()` with one
-#'   column for each input, and f.
+#' @return Data frames: `history()` with columns member, epoch, loss, validation and validation_levels (errors at rows
+#'   and at whole levels held out), sigma and seconds; `importance()` with network, input, importance and se (its
+#'   standard error over the permutations); `partial_dependence()` with one column for each input, and f.
 #' @seealso [plot.merModNN()] draws them.
 #' @name networks
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")

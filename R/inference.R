@@ -61,7 +61,8 @@ sequential_table <- function(object) {
   df <- as.vector(rowsum(rep(1L, length(assign)), assign, reorder = FALSE))
   table <- data.frame(npar = df, squares, squares / df, squares / df / object$sigma^2, row.names = labels)
   names(table)[-1L] <- c("Sum Sq", "Mean Sq", "F value")
-  structure(table[labels != "(Intercept)", ], heading = "Analysis of Variance Table", class = c("anova", "data.frame"))
+  structure(table[labels != "(Intercept)", ], heading = c("Analysis of Variance Table", network_note(list(object))),
+            class = c("anova", "data.frame"))
 }
 
 compare_models <- function(models, names, refit) {
@@ -106,7 +107,8 @@ compare_models <- function(models, names, refit) {
     paste("Data:", substr(deparse1(data[[1L]]), 1L, 60L)),
     if (length(subset) == 1L && !is.null(subset[[1L]])) paste("Subset:", deparse1(subset[[1L]])),
     "Models:",
-    paste(names[order], formulas, sep = ": ")
+    paste(names[order], formulas, sep = ": "),
+    network_note(models)
   )
   structure(table, heading = heading, class = c("anova", "data.frame"))
 }
@@ -130,8 +132,8 @@ drop1.merModNN <- function(object, scope, scale = 0, test = c("none", "Chisq"), 
     table$LRT <- c(NA, (deviances - deviances[1L])[-1L])
     table[["Pr(Chi)"]] <- stats::pchisq(pmax(table$LRT, 0), df, lower.tail = FALSE)
   }
-  structure(table, heading = c("Single term deletions", "\nModel:", deparse1(formula(object))),
-            class = c("anova", "data.frame"))
+  heading <- c("Single term deletions", "\nModel:", deparse1(formula(object)), network_note(list(object)))
+  structure(table, heading = heading, class = c("anova", "data.frame"))
 }
 
 droppable_terms <- function(object, scope) {

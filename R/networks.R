@@ -169,15 +169,16 @@ named_list <- function(options) {
   options
 }
 
-# What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary, `history`,
-# `best_epoch` of each member, whether the networks' part of each row is `out_of_fold`, which rows no member has learnt
-# from (`held_out`), and `inputs`, each with its expressions and levels.
+# What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary and
+# `short_lines` of print(), `history`, `best_epoch` of each member, whether the networks' part of each row is
+# `out_of_fold`, which rows no member has learnt from (`held_out`), and `inputs`, each with its expressions and levels.
 keep_networks <- function(networks, reply, frame) {
   own <- grep("^networks\\.", names(reply$arrays), value = TRUE)
   list(
     state = reply$networks$state,
     shapes = reply$networks$shapes,
     lines = as.character(reply$networks$lines),
+    short_lines = as.character(reply$networks$short_lines),
     history = as.data.frame(reply$networks$history),
     messages = as.character(reply$networks$messages),
     best_epoch = as.integer(reply$networks$best_epoch),
@@ -273,6 +274,19 @@ network_values <- function(object, inputs) {
   buffers <- c(kept$buffers, unlist(lapply(inputs, as_buffers), recursive = FALSE))
   values <- call_python("network_values", meta, buffers, own_modules(object$networks$inputs))$arrays$values
   replace(values, is.nan(values), NA_real_)
+}
+
+# What stands above a table of tests or criteria of these models; nothing where none has networks.
+network_note <- function(models) {
+  networks <- lapply(models, function(one) if (inherits(one, "merModNN")) one$networks$arrays)
+  if (all(vapply(networks, is.null, NA))) {
+    return(NULL)
+  }
+  text <- "Networks count as known: no df counts their parameters, and no standard error their uncertainty."
+  if (length(unique(networks)) > 1L) {
+    text <- paste(text, "They were trained anew for each model, so a chi-squared statistic has no known distribution.")
+  }
+  strwrap(text, 80)
 }
 
 print_networks <- function(lines) {

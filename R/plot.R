@@ -109,22 +109,23 @@ rows_to_show <- function(object) {
 
 plot_history <- function(x, ...) {
   table <- history(x)
-  lines <- rbind(
-    data.frame(table[c("member", "epoch")], error = table$loss, rows = "learned from"),
-    data.frame(table[c("member", "epoch")], error = table$validation, rows = "held out")
-  )
-  lines$rows <- factor(lines$rows, c("learned from", "held out"))
+  curves <- c(loss = "rows learnt from", validation = "rows held out", validation_levels = "whole levels held out")
+  curves <- curves[vapply(names(curves), function(name) any(is.finite(table[[name]])), NA)]
+  lines <- do.call(rbind, lapply(names(curves), function(name) {
+    data.frame(table[c("member", "epoch")], error = table[[name]], rows = curves[[name]])
+  }))
+  lines$rows <- factor(lines$rows, curves)
   lines$member <- factor(lines$member, unique(table$member), paste("network", unique(table$member) + 1))
   kept <- x$networks$best_epoch
-  colours <- plot_colours[c("grey", "blue")]
+  colours <- plot_colours[c(loss = "grey", validation = "blue", validation_levels = "orange")[names(curves)]]
   lattice::xyplot(
     error ~ epoch | member, lines, groups = lines$rows, type = "l", as.table = TRUE,
     xlab = "epoch", ylab = "mean squared error",
-    key = list(lines = list(col = colours), text = list(levels(lines$rows)), columns = 2),
+    key = list(lines = list(col = unname(colours)), text = list(levels(lines$rows)), columns = length(curves)),
     par.settings = list(superpose.line = list(col = unname(colours), lwd = 1.5)),
     panel = function(x, y, ...) {
       lattice::panel.superpose(x, y, ...)
-      lattice::panel.abline(v = kept[lattice::packet.number()], col = plot_colours[["orange"]], lty = 2)
+      lattice::panel.abline(v = kept[lattice::packet.number()], col = "grey30", lty = 2)
     },
     ...
   )
@@ -137,7 +138,7 @@ plot_importance <- function(x, n_repeats, seed, ...) {
   reach <- 2 * ifelse(is.na(table$se), 0, table$se)
   lattice::dotplot(
     factor(table$input, unique(table$input)) ~ table$importance,
-    xlab = sprintf("rise of the squared error when permuted, share of var(%s)", names(x$frame)[1L]),
+    xlab = sprintf("rise of the squared error when permuted,\nas share of var(%s)", names(x$frame)[1L]),
     xlim = grDevices::extendrange(c(0, table$importance - reach, table$importance + reach)),
     panel = function(x, y, ...) {
       lattice::panel.abline(v = 0, col = plot_colours[["grey"]])
@@ -164,6 +165,7 @@ plot_partial <- function(x, inputs, grid_size, seed, ...) {
   lattice::xyplot(
     f ~ value | input, points, xlab = "", ylab = sprintf("f, part of %s", names(x$frame)[1L]), as.table = TRUE,
     scales = list(x = list(relation = "free", at = lapply(curves, `[[`, "at"), labels = labels)),
+    between = list(x = 1), # else labels of neighbours run together
     panel = function(x, y, ...) {
       lattice::panel.abline(h = 0, col = plot_colours[["grey"]])
       type <- if (is_factor[lattice::packet.number()]) c("p", "h") else "l"

@@ -59,6 +59,7 @@ print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.co
     cat("No fixed effect coefficients\n")
   }
   lme4::.prt.warn(optimizer_info(x), summary = TRUE)
+  print_networks(x$networks$short_lines)
   invisible(x)
 }
 

@@ -26,7 +26,7 @@ from pylmernn.engines.variances import conditional_variance as _conditional_vari
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
 from pylmernn.fit.effects import partial_dependence as _partial_dependence
 from pylmernn.fit.importance import permutation_importance, target_of
-from pylmernn.fit.networks import network_text
+from pylmernn.fit.networks import network_text, short_network_text
 from pylmernn.fit.save import Parts, put_networks
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.networks import Networks, size_messages
@@ -153,6 +153,7 @@ def _send_networks(networks: Networks, design: Design) -> Reply:
         "state": json.dumps(state),
         "shapes": json.dumps(shapes),
         "lines": network_text(networks, design),
+        "short_lines": short_network_text(networks),
         "history": {name: [_or_null(value) for value in values] for name, values in networks.history.items()},
         "messages": list(size_messages(networks)),
         "best_epoch": networks.best_epoch,

@@ -1,4 +1,4 @@
-quick <- list(epochs = 20, folds = 0)
+quick <- list(epochs = 20, folds = 0, weight_decay = 1e-3)
 
 test_that("a network beside linear and random terms is fitted, told of and kept", {
   skip_without_python()
