@@ -226,9 +226,28 @@ class GeneralizedProblem:
             weights, score = data.fisher(eta, phi), data.step(eta, phi).score
         R = np.asfortranarray(np.column_stack([X, score / weights]))
         theta = moment_start(cross_products(R, self.system.groups, weights), self.plan.parameters)
+        if family.link.name == "log":
+            theta, beta = self._from_marginal(theta, beta)
         self.begin_at(beta)
         parts = [theta] if self.joint else [theta, beta]
         return np.concatenate([*parts, [np.log(phi)]] if family.has_dispersion else parts)
+
+
+    def _from_marginal(self, theta: FloatArray, beta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Start values given random effects, where the mean is log-normal in them.
+
+        A variance v of eta multiplies the mean by ``exp(v / 2)`` and adds a squared coefficient of variation of
+        ``exp(v) - 1``, which is what the moments of the working residuals see.
+        """
+        spread = np.zeros(self.design.n)
+        for group, Lambda in zip(self.system.groups, self.templates(theta), strict=True):
+            block = (Lambda @ Lambda.T)[:, :, None]
+            spread += self.system.quadratic_rows(group, np.broadcast_to(block, (*Lambda.shape, group.n_levels)))
+        total = max(float(spread.mean()), 1e-8)
+        share = np.log1p(total) / total
+        X = self.system.X
+        shift = np.linalg.lstsq(X.T @ X, X.T @ (0.5 * share * spread), rcond=None)[0]
+        return theta * np.sqrt(share), np.asarray(beta - shift, dtype=np.float64)
 
 
 def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float]:

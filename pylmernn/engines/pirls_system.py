@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 DENSE_RATE = 8.0  # products of a dense elimination in the time of one of a sparse one
-SMALL_REST = 300  # columns up to which one dense factor is faster than many small ones
+SMALL_REST = 50  # columns up to which one dense factor is faster than many small ones
 
 
 class KeptDenseRest(DenseRest):

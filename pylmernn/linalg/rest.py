@@ -18,6 +18,7 @@ from pylmernn.linalg.schur import SchurMap
 
 FloatArray = NDArray[np.float64]
 
+CALL = 50_000  # operations on small blocks that take as long as one more call
 WORTH_A_GPU = 2000  # columns from which sending the cells to a GPU pays
 
 
@@ -133,6 +134,8 @@ class ComponentRest:
         if len(np.unique(size)) > 40:  # few different shapes: pad to the next of a geometric grid
             grid = np.unique(np.ceil(1.25 ** np.arange(1, 60)).astype(int))
             padded = grid[np.searchsorted(grid, size)]
+        if len(size) * int(size.max()) ** 3 <= CALL * len(np.unique(padded)):
+            padded = np.full(len(size), size.max())
         order = np.argsort(labels, kind="stable")
         within = np.empty(self._q, dtype=np.int64)
         within[order] = np.arange(self._q) - np.repeat(np.cumsum(size) - size, size)

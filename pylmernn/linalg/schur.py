@@ -105,6 +105,8 @@ class SchurMap:
 
     def cells(self, G: FloatArray) -> FloatArray:
         """The cells of S for shrinkage blocks G (d, d, q)."""
+        if self.d == 1:
+            return np.asarray(self.a - self.P @ G[0, 0, self.first])
         upper = np.triu_indices(self.d)
         return np.asarray(self.a - self.P @ G[upper[0], upper[1]][:, self.first].ravel())
 
