@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from pylmernn import rdoor
-from pylmernn.engines import profiled
+from pylmernn.engines import exact, profiled
 from pylmernn.engines.control import Control
-from pylmernn.formula.design import RandomTerm, make_design
+from pylmernn.engines.variances import prediction_variance
+from pylmernn.formula.design import NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.training.options import Training
 
 RNG = np.random.default_rng(1)
 N, Q = 120, 12
@@ -132,3 +134,67 @@ def test_a_module_crosses_and_is_put_back_for_new_rows():
     np.testing.assert_allclose(values["values"], kept["networks.fitted"][:5], atol=1e-6)
     lost = json.loads(rdoor.network_values(json.dumps(new), buffers)[0])
     assert "'tower'" in lost["error"]
+
+
+def test_settings_are_checked_in_their_own_types():
+    assert rdoor.read_control({"epochs": 5.0, "schedule": "cosine"}).training == Training(epochs=5, schedule="cosine")
+    for settings, sentence in [
+        ({"epochs": 2.5}, "epochs is 2.5 but must be a whole number"),
+        ({"epochs": "five"}, "epochs is 'five' but must be a whole number"),
+        ({"schedule": 3}, "schedule is 3 but must be a text"),
+        ({"learning_rate": [1, 2]}, r"learning_rate is \[1, 2\] but must be a number"),
+        ({"schedule": "linear"}, "schedule is 'linear': use one of"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            rdoor.read_control(settings)
+
+
+def field_meta(**changes):
+    term = {"group": "gp(lon, lat)", "n_levels": Q, "names": ["exp_quad"], "covariance": "gp", "constant": True}
+    term |= {"label": "gp(lon, lat)", "options": {"cov": "exp_quad"}, "locations": 2}
+    return meta(terms=[term], **changes)
+
+
+def test_a_field_crosses_with_its_locations():
+    places = np.random.default_rng(3).uniform(size=(Q, 2))
+    header, arrays = decoded(rdoor.fit(json.dumps(field_meta()), as_bytes(Y, X, CODES, places)))
+    term = RandomTerm("gp", CODES, np.arange(Q), np.ones((N, 1)), ("exp_quad",), "gp", "", places, {"cov": "exp_quad"})
+    design = make_design(Y, X, ["(Intercept)", "x"], [term])
+    direct = exact.fit(design)
+    np.testing.assert_array_equal(arrays["theta"], direct.theta)
+    new = np.array([[0.5, 0.5], [2.0, 2.0]])
+    known = {"method": header["method"], "sigma": header["sigma"], "rows": 2, "include": [True]}
+    fitted = as_bytes(Y, X, CODES, places, arrays["theta"], arrays["beta"], arrays["b0"])
+    rows = as_bytes(X[:2], np.full(2, -1, dtype=np.int32), np.ones(2), new)
+    _, reply = decoded(rdoor.prediction_variance(json.dumps(field_meta(**known)), fitted + rows))
+    term_at = NewTerm(np.full(2, -1, dtype=np.int32), np.ones((2, 1)), (), new)
+    wanted = prediction_variance(design, direct, NewRows(X[:2], np.zeros(2), (term_at,)))
+    np.testing.assert_allclose(reply["variance"], wanted, rtol=1e-8)
+
+
+def test_networks_come_back_for_values_and_importance():
+    pytest.importorskip("torch")
+    net = {"label": "nn(x, z)", "name": "nn", "names": ["x", "z"], "levels": [0, 0], "options": {"hidden": [4]}}
+    inputs = np.random.default_rng(4).normal(size=(N, 2))
+    y = Y + inputs[:, 0]
+    changes = {"nets": [net], "control": {"epochs": 2, "folds": 2}, "seed": 1}
+    header, arrays = decoded(rdoor.fit(json.dumps(meta(**changes)), as_bytes(y, X, CODES, X, inputs)))
+    names = [name for name in header["arrays"] if name.startswith("networks.")]
+    kept = {"state": header["networks"]["state"], "shapes": header["networks"]["shapes"], "names": names}
+    sent = as_bytes(*(arrays[name] for name in names))
+    _, values = decoded(rdoor.network_values(json.dumps({**kept, "rows": N, "widths": [2]}), sent + as_bytes(inputs)))
+    assert values["values"].shape == (N,)
+    known = {"method": header["method"], "sigma": header["sigma"], "offset": True, "networks": kept, "nets": [net]}
+    fitted = as_bytes(y, X, arrays["networks.fitted"], CODES, X, inputs, arrays["theta"], arrays["beta"], arrays["b0"])
+    told, table = decoded(rdoor.importance(json.dumps(meta(**known, n_repeats=2, seed=0)), fitted + sent))
+    assert told["input"] == ["x", "z"]
+    assert table["importance"].shape == (2,)
+    assert any("explains" in line for line in told["lines"])
+
+
+def test_a_model_without_networks_has_no_importance():
+    header, arrays = decoded(rdoor.fit(json.dumps(meta()), as_bytes(Y, X, CODES, X)))
+    known = {"method": header["method"], "sigma": header["sigma"], "n_repeats": 1, "seed": 0}
+    fitted = as_bytes(Y, X, CODES, X, arrays["theta"], arrays["beta"], arrays["b0"])
+    message = json.loads(rdoor.importance(json.dumps(meta(**known)), fitted)[0])["error"]
+    assert message == "this model has no network."

@@ -46,7 +46,7 @@ skip_without_torch <- function() {
   testthat::skip_if_not(reticulate::py_module_available("torch"), "torch is not available")
 }
 
-# A network's data: sin(2 x) z, a factor, a linear effect of 1.5 and 40 groups; the groups' effects do not hang on `seed`.
+# A network's data: sin(2 x) z, a factor, a linear effect of 1.5 and 40 groups, whose effects do not hang on `seed`.
 simulated <- function(n, seed = 1L) {
   set.seed(seed)
   d <- data.frame(
