@@ -109,7 +109,10 @@ isSingular.default <- function(x, tol = 1e-4, ...) lme4::isSingular(x, tol = tol
 
 #' @rdname likelihood
 #' @export
-isSingular.merModNN <- function(x, tol = 1e-4, ...) any(x$theta[theta_on_diagonal(x)] < tol)
+isSingular.merModNN <- function(x, tol = 1e-4, ...) {
+  at_end <- any(is_field(x)) && isTRUE(x$singular) # a length-scale at the end of its range has no bound in theta
+  any(x$theta[theta_on_diagonal(x)] < tol) || at_end
+}
 
 #' @rdname likelihood
 #' @export

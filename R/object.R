@@ -55,6 +55,7 @@ new_fit <- function(model, settings, reply) {
       ussq = reply$ussq,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)),
       scales_differ = reply$scales_differ,
+      singular = reply$singular,
       networks = networks
     ),
     class = "merModNN"

@@ -6,6 +6,10 @@
 #' (the variance parameters taken as known), and intervals made of them. An offset given as an argument of [lmernn()] is
 #' evaluated in `newdata` too, which lme4 leaves out.
 #'
+#' A `gp()` or `embed()` of coordinates has values at new locations too, for which `allow.new.levels` is not needed.
+#' Beside networks, standard errors count their uncertainty as well: that of the last layer, and the size of errors at
+#' rows that a network has not learnt from.
+#'
 #' @param object A fit by [lmernn()].
 #' @param newdata A data frame; by default the data of the fit.
 #' @param re.form `NULL`: all random effects; `NA` or `~0`: none; a one-sided formula such as `~ (1 | Subject)`: those.
@@ -15,7 +19,7 @@
 #' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
 #' @param se.fit Whether standard errors are wanted. Needs Python.
 #' @param interval `"none"`, `"confidence"` (for the mean of the level) or `"prediction"` (for a new observation: with
-#'   weight 1 in `newdata`, with its own weight in the data of the fit). Needs Python.
+#'   weight 1 in `newdata`, with its own weight in the data of the fit). `TRUE` is `"prediction"`. Needs Python.
 #' @param level The coverage of the interval.
 #' @param type `"link"` or `"response"`: the same for a linear model.
 #' @param ... Nothing.
