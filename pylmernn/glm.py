@@ -117,7 +117,7 @@ def glmernn(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
     call = {
-        "formula": formula, "data": data, "family": chosen, "nAGQ": nAGQ, "weights": weights, "offset": offset,
+        "formula": formula, "data": data, "family": str(chosen), "nAGQ": nAGQ, "weights": weights, "offset": offset,
         "subset": subset, "na_action": na_action, "contrasts": contrasts, "control": control,
     }  # fmt: skip
     for message in (*fit_messages(estimates), *separation(design, estimates)):

@@ -13,7 +13,6 @@ from scipy.special import ndtr
 
 from pylmernn.engines import pirls
 from pylmernn.engines.pirls import GeneralizedEstimates
-from pylmernn.engines.pirls_modes import Observations
 from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
 from pylmernn.families import Family, FamilyError
 from pylmernn.fit import inference, profile, rtext
@@ -228,6 +227,16 @@ class GeneralizedFit(MixedFit):
             return cast("pd.Series", eta)
         return pd.Series(self._family.link.inverse(eta.to_numpy(dtype=float)), index=eta.index)
 
+    def model_frame(self) -> pd.DataFrame:
+        """The variables of the model, one row for each row in use; a factor stays a factor."""
+        table, name = self.frame.frame.copy(), self.design.response
+        if name in table and not (
+            isinstance(table[name].dtype, pd.CategoricalDtype)
+            and np.array_equal(table[name].cat.codes > 0, self.design.y > 0)
+        ):
+            table[name] = self.design.y
+        return table
+
     def _draw(
         self,
         rows: NewRows,
@@ -296,9 +305,8 @@ class GeneralizedFit(MixedFit):
         """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there."""
         from pylmernn.glm import glmernn
 
-        call = {**self.call, **arguments}
-        call.pop("data_name", None)
-        call.pop("REML", None)
+        given = {**self.call, **arguments}
+        call = {name: value for name, value in given.items() if name not in ("data_name", "nets", "REML")}
         if call.get("data") is None:
             raise DesignError("this fit holds no data: give update(data=...).")
         call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
@@ -317,6 +325,12 @@ class GeneralizedFit(MixedFit):
     def REMLcrit(self) -> float:
         """Refused: a generalized model has no REML criterion."""
         self._only_linear("REMLcrit()", "use logLik()")
+
+    def plot(self, kind: str = "residuals", **options: Any) -> Any:
+        """A picture of the fit: "residuals", "ranef" or "qq"; see :meth:`MixedFit.plot`."""
+        if kind == "shrinkage":
+            self._only_linear("plot('shrinkage')", "use kind='ranef'")
+        return super().plot(kind, **options)
 
     def profile(
         self, which: str | Sequence[str] | None = None, alphamax: float = 0.01, points: int = 8
@@ -343,12 +357,3 @@ class GeneralizedFit(MixedFit):
     def augment(self) -> pd.DataFrame:
         """Refused."""
         self._only_linear("augment()", "use fitted() and residuals()")
-
-    def save(self, path: Any) -> None:
-        """Refused."""
-        self._only_linear("save()", "keep the data and the call")
-
-    def conditional_loglik(self) -> float:
-        """Log-density of the responses at the conditional modes."""
-        data = Observations.of(self._family, self.design.y, self.design.weights)
-        return float(data.step(self._eta, self.estimates.phi).loglik.sum()) + data.constant

@@ -15,6 +15,8 @@ import pandas as pd
 
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.families import read_family
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
@@ -99,6 +101,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     """
     from safetensors import SafetensorError, safe_open
 
+    from pylmernn.fit.generalized import GeneralizedFit
     from pylmernn.fit.mixedfit import MixedFit
 
     if not Path(path).is_file():
@@ -120,7 +123,8 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     if nets:
         design, estimates = _put_back(design, estimates, nets)
         call["nets"] = {**(call.get("nets") or {}), **nets}
-    return MixedFit(design, estimates, frame, call)
+    kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
+    return kind(design, estimates, frame, call)
 
 
 def _put_back(design: Design, estimates: Estimates, nets: Mapping[str, Any]) -> tuple[Design, Estimates]:
@@ -224,7 +228,12 @@ def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
     c = e.convergence
     parts.put("estimates.gradient", c.gradient)
     parts.put("estimates.numbers", np.array([getattr(e, name) for name in _NUMBERS]))  # exact, unlike decimal text
+    generalized = None
+    if isinstance(e, GeneralizedEstimates):
+        parts.put("estimates.phi", np.array([e.phi]))
+        generalized = {"family": str(e.family), "nAGQ": e.nAGQ}
     return {
+        "generalized": generalized,
         "method": e.method, "REML": e.REML, "singular": e.singular, "converged": bool(c.converged),
         "n_evaluations": int(c.n_evaluations), "message": c.message, "seconds": c.seconds, "terms": len(e.b),
         "networks": None if e.networks is None else put_networks(parts, e.networks),
@@ -241,7 +250,12 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
         seconds=meta["seconds"],
     )
     numbers: dict[str, Any] = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
-    return Estimates(
+    generalized = meta.get("generalized")
+    if generalized is not None:
+        phi = float(arrays["estimates.phi"][0])
+        numbers |= {"family": read_family(generalized["family"]), "nAGQ": generalized["nAGQ"], "phi": phi}
+    kind = Estimates if generalized is None else GeneralizedEstimates
+    return kind(
         method=meta["method"],
         REML=meta["REML"],
         theta=arrays["estimates.theta"],

@@ -15,7 +15,7 @@ from pylmernn import DesignError, datasets
 DATA = Path(__file__).parent.parent / "golden" / "glmm_data"
 FORMULA = "cbind(incidence, size - incidence) ~ period + (1 | herd)"
 
-#: lme4 1.1-31's text of ``summary(glmer(...))``, at the exact optimum and Hessian; spaces at the end of a line left out.
+#: lme4 1.1-31's text of ``summary(glmer(...))``, at the exact optimum and Hessian, without spaces at line ends.
 SUMMARY = """\
 Generalized linear mixed model fit by maximum likelihood (Laplace
   Approximation) [merModNN]
@@ -140,6 +140,35 @@ def test_likelihoods_of_different_nAGQ_can_be_compared(fit):
     values = [fit.update(nAGQ=k).estimates.objective for k in (0, 1, 9, 25)]
     assert np.ptp(values) < 0.2
     assert values[2] == pytest.approx(values[3], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["binomial(probit)", "Gamma(log)"])
+def test_a_saved_fit_is_the_same(family, cbpp, tmp_path):
+    data = cbpp.assign(y=cbpp["size"].astype(float)) if family == "Gamma(log)" else cbpp
+    formula = "y ~ period + (1 | herd)" if family == "Gamma(log)" else FORMULA
+    before = pylmernn.glmernn(formula, data, family)
+    before.save(tmp_path / "fit.safetensors")
+    after = pylmernn.load(tmp_path / "fit.safetensors")
+    assert str(after.summary()) == str(before.summary())
+    assert after.dispersion() == before.dispersion()
+    pd.testing.assert_series_equal(
+        after.predict(data.head(), type="response"), before.predict(data.head(), type="response")
+    )
+    assert after.update(data=data).fixef().equals(before.fixef())
+
+
+def test_pictures(fit):
+    pytest.importorskip("matplotlib").use("Agg")
+    for kind in ("residuals", "ranef", "qq"):
+        assert fit.plot(kind) is not None
+    with pytest.raises(DesignError, match="linear mixed models only"):
+        fit.plot("shrinkage")
+
+
+def test_the_model_frame_keeps_the_factor():
+    bacteria = datasets.read(DATA, "bacteria")
+    fit = pylmernn.glmernn("y ~ trt + (1 | ID)", bacteria)
+    assert fit.model_frame()["y"].tolist() == bacteria["y"].tolist()
 
 
 def test_missing_rows_are_padded(cbpp):
