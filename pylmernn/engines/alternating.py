@@ -4,6 +4,10 @@ Between two epochs of ordinary mini-batch training of f on ``y - X beta - Z b``,
 residuals ``y - f`` is solved exactly on the rows learnt from: beta, b, and, where it costs little beside an epoch,
 theta. The best epoch by held-out rows and levels is kept, and the model given f is estimated exactly on all rows.
 
+In the first half of the epochs b is taken off the response only in part, from nothing to all. A function of inputs
+that are constant within levels would else stay in b, which knows the levels before the networks do: given all of b,
+an epoch moves only ``sigma^2 / (sigma^2 + n_j sigma_b^2)`` of it into f.
+
 Where rows are few, f is cross-fitted: several sets of networks (members) are trained side by side, each without one
 part of the rows. An epoch is chosen by the errors at all rows, each predicted by the member that has not learnt from
 it. The variance components rest on these predictions, so that sigma is not understated; the mean of the members
@@ -33,9 +37,8 @@ FloatArray = NDArray[np.float64]
 Callback = Callable[[int, float], None]
 State = list[dict[str, Any]]
 
-FOLD_EFFECTS = (
-    1500  # random effects factored densely beyond which the default is not to cross-fit: each fold has its own
-)
+FOLD_EFFECTS = 1500  # random effects factored densely from which on the default is not to cross-fit
+RISE = 0.5  # share of the epochs in which b comes in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +82,8 @@ def fit(
         Where training is interrupted before its first epoch ends; later, what there is then is returned, marked.
     """
     control = control or Control()
-    training = settle(control.training, design)
     specs = tuple(specify(net) for net in design.nets)
+    training = settle(control.training, design, specs)
     held = held_out(design, training)
     members = _members(design, REML, control, training, specs, held)
     best, stopped = _train(members, held, training, callback)
@@ -98,11 +101,13 @@ def with_networks(design: Design, f: FloatArray) -> Design:
     return dataclasses.replace(design, offset=f if design.offset is None else design.offset + f)
 
 
-def settle(training: Training, design: Design) -> Training:
-    """The settings with every None replaced for a design."""
+def settle(training: Training, design: Design, specs: Sequence[NetSpec]) -> Training:
+    """The settings with every None replaced for a design and its networks."""
+    from pylmernn.training.loop import count_matrices
+
     if training.folds is None and _dense_effects(design) > FOLD_EFFECTS:
         training = dataclasses.replace(training, folds=0)
-    return training.sized(design.n)
+    return training.sized(design.n, count_matrices([build(spec) for spec in specs]))
 
 
 def held_out(design: Design, training: Training) -> Split:
@@ -143,12 +148,19 @@ class Member:
         self.y = response(design)
         self.scale = float(np.std(self.y))
         self.f = np.zeros(design.n)
+        self.rise = max(1.0, RISE * trainer.training.epochs)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self._solve()
 
     def _solve(self) -> None:
         self.random.update((self.y - self.f)[self.rows])
         self.linear = self.random.mean(self.design)
+
+    def _known(self, number: int) -> FloatArray:
+        """What an epoch takes off the response: ``X beta`` and more and more of ``Z b``, (n,)."""
+        share = min(1.0, (number - 1) / self.rise)
+        fixed = self.design.X @ self.random.beta
+        return np.asarray(fixed + share * (self.linear - fixed))
 
     def epoch(self, number: int) -> float:
         """Train once over the rows, then solve for the random part; returns the mean squared error met on the way.
@@ -160,7 +172,7 @@ class Member:
         """
         import torch
 
-        target = torch.from_numpy(((self.y - self.linear) / self.scale).astype(np.float32))
+        target = torch.from_numpy(((self.y - self._known(number)) / self.scale).astype(np.float32))
         loss = self.trainer.epoch(target.to(self.trainer.device)) * self.scale**2
         f = self.scale * self.trainer.values()
         if not (np.isfinite(loss) and np.isfinite(f).all()):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ FloatArray = NDArray[np.float64]
 CHUNK = 65_536  # rows of one forward pass when nothing is learned
 CHUNK_NUMBERS = 1_000_000  # and inputs: the layers of a convolution hold many times as many
 PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
+FULL_DECAY = 10  # inputs of a matrix from which on its weights decay at the full rate
 
 
 class Trainer:
@@ -115,11 +117,32 @@ def device_for(device: str) -> torch.device:
     return torch.device(device)
 
 
-def parameter_groups(modules: Sequence[torch.nn.Module], weight_decay: float) -> list[dict[str, object]]:
-    """What is learned, in two groups: matrices, which decay, and the rest (biases, scales of normalisation)."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    groups = (([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0))
-    return [{"params": chosen, "weight_decay": decay} for chosen, decay in groups if chosen]
+def parameter_groups(modules: Sequence[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """What is learned, in groups of one weight decay each.
+
+    Matrices decay, those with fewer than 10 inputs in proportion less: a unit of few inputs needs larger weights to
+    bend as much. Biases, scales of normalisation and embeddings do not decay.
+    """
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter, is_matrix in _learned(modules):
+        fan_in = parameter.numel() / max(1, parameter.shape[0]) if is_matrix else 0
+        groups.setdefault(weight_decay * min(1.0, fan_in / FULL_DECAY), []).append(parameter)
+    return [{"params": chosen, "weight_decay": decay} for decay, chosen in groups.items()]
+
+
+def count_matrices(modules: Sequence[torch.nn.Module]) -> int:
+    """Weights that decay."""
+    return sum(parameter.numel() for parameter, is_matrix in _learned(modules) if is_matrix)
+
+
+def _learned(modules: Sequence[torch.nn.Module]) -> Iterator[tuple[torch.nn.Parameter, bool]]:
+    """Every parameter that is learned, once, and whether it is a matrix of weights."""
+    seen: set[int] = set()
+    for layer in (layer for module in modules for layer in module.modules()):
+        for parameter in layer.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter, parameter.ndim > 1 and not isinstance(layer, torch.nn.Embedding)
 
 
 def schedules(

@@ -12,6 +12,8 @@ PRESETS = ("default", "faithful")
 
 #: up to so many rows networks are cross-fitted
 CROSS_FITTED_ROWS = 20_000
+#: weight decay for one weight a row
+DECAY = 0.15
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,16 @@ class Training:
     Parameters
     ----------
     epochs : int, optional
-        Passes over the data at the most. By default enough for about 6,000 steps, between 30 and 100.
+        Passes over the data at the most. By default enough for 5,000 steps (6,000 up to 20,000 rows), between
+        30 and 100.
     batch_size : int, optional
         By default n / 32 up to 64, from 10,240 rows on n / 160; between 16 and 500.
     learning_rate : float, default 5e-3
         Of Adam; the peak of the one-cycle schedule, the start of the others.
     weight_decay : float, optional
-        Decoupled from the gradient (AdamW), for weight matrices alone, not for biases or normalisation. By default
-        1,500 / n, at most 1: fewer rows call for smaller weights.
+        Decoupled from the gradient (AdamW), for weight matrices: see :func:`pylmernn.training.loop.parameter_groups`.
+        By default 0.15 times the weights in these matrices over n, at most 1: the fewer rows there are for a weight,
+        the smaller it should be.
     schedule : {"one_cycle", "cosine", "constant", "plateau"}, default "one_cycle"
         Of the learning rate: up and down to nothing (Smith & Topin, 2019); down to nothing; as it is; times 0.3
         whenever the held-out error has not fallen for 5 epochs.
@@ -100,15 +104,16 @@ class Training:
             what = "schedule 'plateau'" if self.schedule == "plateau" else "patience"
             raise ValueError(f"validation is 0, but {what} needs held-out rows: set validation above 0.")
 
-    def sized(self, n: int) -> Training:
-        """The settings with every None but that of patience replaced for n rows."""
+    def sized(self, n: int, parameters: int = 0) -> Training:
+        """The settings with every None but that of patience replaced for n rows and so many weights in matrices."""
         batch = self.batch_size or min(500, max(16, min(64, n // 32), n // 160))
         steps = max(1, -(-n // batch))
+        wanted = 6000 if n <= CROSS_FITTED_ROWS else 5000
         return replace(
             self,
             batch_size=batch,
-            epochs=self.epochs or min(100, max(30, -(-6000 // steps))),
-            weight_decay=min(1.0, 1500 / n) if self.weight_decay is None else self.weight_decay,
+            epochs=self.epochs or min(100, max(30, -(-wanted // steps))),
+            weight_decay=min(1.0, DECAY * parameters / n) if self.weight_decay is None else self.weight_decay,
             folds=(5 if n <= CROSS_FITTED_ROWS else 0) if self.folds is None else self.folds,
         )
 
