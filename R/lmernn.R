@@ -175,7 +175,9 @@ report_fit <- function(fit) {
   if (isSingular(fit)) {
     message("boundary (singular) fit: see help('isSingular')")
   }
-  if (!fit$convergence$converged) {
+  if (grepl("best networks so far", fit$convergence$message, fixed = TRUE)) {
+    warning(fit$convergence$message, ".", call. = FALSE)
+  } else if (!fit$convergence$converged) {
     warning(sprintf("the fit has not converged (%s): the largest gradient is %.2g after %d evaluations.",
                     fit$convergence$message, max(0, abs(fit$convergence$gradient)), fit$convergence$n_evaluations),
             call. = FALSE)
