@@ -29,3 +29,12 @@ def test_every_line_of_the_list_of_verbs_runs(tmp_path, monkeypatch):
     space["new"] = space["sleepstudy"].head(3)
     exec(verbs, space)
     assert (tmp_path / "sleep.safetensors").exists()
+
+
+def test_networks_and_fields_run():
+    first, _, network, field = blocks("python")[:4]
+    space = {}
+    for block in (first, network, field):
+        exec(block, space)
+    assert space["net"].sigma() < 0.6
+    assert space["field"].sigma() < 0.6
