@@ -182,6 +182,16 @@ class ReweightedSystem(System):
         size, per_level = self.levels.n_columns, n_entries / self.q
         return size**2 * self.d * self.q <= DENSE_RATE * per_level**2 * self.q
 
+    def largest_component(self) -> int:
+        """Columns of the rest in the largest set that rows tie together: the order of the largest dense factor."""
+        size = self.levels.n_columns
+        if size == 0:
+            return 0
+        places = (self.schur.rows, self.schur.columns)
+        graph = sp.coo_array((np.ones(len(places[0]), dtype=np.int8), places), shape=(size, size))
+        _, labels = sp.csgraph.connected_components(graph, directed=False)
+        return int(np.bincount(labels).max())
+
     @functools.cached_property
     def factor(self) -> RestFactor:
         """The exact factor of the rest."""

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.engines.barvariances import mode_variances
-from pylmernn.engines.pirls import GeneralizedEstimates, GeneralizedProblem
+from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.engines.pirls_problem import GeneralizedProblem
 from pylmernn.engines.working import to_working
 from pylmernn.formula.design import Design
 

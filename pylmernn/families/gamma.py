@@ -27,8 +27,8 @@ class Dispersed(ExponentialFamily):
         return y
 
     def start_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray) -> float:
-        """Pearson's estimate, in part due to the random effects."""
-        return 0.5 * float((weights * (y - mu) ** 2 / self.variances(mu)[0]).mean())
+        """Half of the mean deviance; the rest is left to the random effects."""
+        return 0.5 * float((weights * self.unit_deviance(y, mu, 1.0)).mean())
 
     def density_by_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """Derivative of the log-densities in phi (n,)."""

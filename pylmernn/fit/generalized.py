@@ -38,6 +38,11 @@ class GeneralizedHeader(Header):
     family: str = ""
 
     @property
+    def optimizer(self) -> str:
+        """What found the optimum."""
+        return "pirls"
+
+    @property
     def title(self) -> str:
         """How the model was fit."""
         how = "Laplace Approximation" if self.nAGQ == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {self.nAGQ}"
@@ -205,6 +210,8 @@ class GeneralizedFit(MixedFit):
         allow_new_levels: bool = False,
         type: str = "link",
         na_action: str = "pass",
+        se_fit: bool = False,
+        interval: str | bool | None = None,
     ) -> pd.Series:
         """Predictions, of the data or of new rows.
 
@@ -214,12 +221,16 @@ class GeneralizedFit(MixedFit):
             As for a linear mixed model, :meth:`MixedFit.predict`.
         type : {"link", "response"}
             The linear predictor or the mean.
+        se_fit, interval
+            Refused: standard errors of predictions are for linear mixed models.
 
         Returns
         -------
         Series
             Labelled as newdata.
         """
+        if se_fit or interval:
+            self._only_linear("predict() with se_fit or interval", "draw with simulate() or bootMer()")
         if type not in ("link", "response"):
             raise DesignError(f"type is '{type}': use 'link' or 'response'.")
         eta = super().predict(newdata, re_form, random_only, allow_new_levels, na_action=na_action)

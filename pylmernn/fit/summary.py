@@ -37,6 +37,11 @@ class Header:
     subset: str | None = None
 
     @property
+    def optimizer(self) -> str:
+        """What found the optimum, for messages."""
+        return "profiled"
+
+    @property
     def title(self) -> str:
         """How the model was fit."""
         return f"Linear mixed model fit by {'REML' if self.REML else 'maximum likelihood '}"
@@ -116,7 +121,7 @@ class Summary:
             parts += ["", "Fixed effects:", coefficient_text(self.coefficients, digits)]
             parts += self._correlation_text(correlation)
         parts += self.networks
-        parts += message_text(self.messages)
+        parts += message_text(self.messages, self.header.optimizer)
         return "\n".join(parts)
 
     def _correlation_text(self, show: bool | None) -> list[str]:
@@ -187,13 +192,13 @@ def correlation_text(correlation: pd.DataFrame) -> str:
     return rtext.matrix(rtext.abbreviate(names, 11)[1:], rtext.abbreviate(names, 6)[:-1], cells)
 
 
-def message_text(messages: tuple[str, ...]) -> list[str]:
+def message_text(messages: tuple[str, ...], optimizer: str) -> list[str]:
     """What the optimizer has to say."""
     if not messages:
         return []
     failed = any("converge" in m for m in messages)
     verdict = "not converged" if failed else "OK"
-    return [f"optimizer (profiled) convergence code: {int(failed)} ({verdict})", *messages, ""]
+    return [f"optimizer ({optimizer}) convergence code: {int(failed)} ({verdict})", *messages, ""]
 
 
 def short_text(
@@ -215,7 +220,7 @@ def short_text(
     if messages:
         failed = int(any("converge" in m for m in messages))
         parts.append(
-            f"optimizer (profiled) convergence code: {failed} ({'not converged' if failed else 'OK'}) "
+            f"optimizer ({header.optimizer}) convergence code: {failed} ({'not converged' if failed else 'OK'}) "
             f"; 0 optimizer warnings; {len(messages)} lme4 warnings"
         )
     return "\n".join(parts)

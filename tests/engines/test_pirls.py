@@ -12,6 +12,8 @@ from scipy.special import logsumexp
 
 from pylmernn.covariance import split_theta, theta_sizes
 from pylmernn.engines import pirls, pirls_system
+from pylmernn.engines.control import Control
+from pylmernn.engines.pirls_problem import GeneralizedProblem
 from pylmernn.families import read_family
 from pylmernn.fit.getme import random_matrix
 from pylmernn.formula.design import DesignError
@@ -104,7 +106,7 @@ def largest_gap(problem, x):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.usefixtures("rest")
 def test_gradient_by_shape(shape, nAGQ):
-    problem = pirls.GeneralizedProblem(*generalized_design(shape, "binomial"), nAGQ)
+    problem = GeneralizedProblem(*generalized_design(shape, "binomial"), nAGQ)
     assert largest_gap(problem, problem.start() + 0.05) < 1e-6
 
 
@@ -113,7 +115,7 @@ def test_gradient_by_shape(shape, nAGQ):
     "text", ["binomial(probit)", "binomial(cauchit)", "poisson", "Gamma(log)", "inverse.gaussian(log)", "nbinom2"]
 )
 def test_gradient_by_family(text, nAGQ):
-    problem = pirls.GeneralizedProblem(*generalized_design("slope", text), nAGQ)
+    problem = GeneralizedProblem(*generalized_design("slope", text), nAGQ)
     assert largest_gap(problem, problem.start() + 0.05) < 1e-5
 
 
@@ -161,7 +163,7 @@ def test_one_node_is_laplace():
 @pytest.mark.parametrize("text", ["binomial", "poisson", "nbinom2"])
 def test_optimum_is_that_of_another_optimizer(text):
     design, family = generalized_design("slope", text)
-    problem = pirls.GeneralizedProblem(design, family)
+    problem = GeneralizedProblem(design, family)
     ours = pirls.fit(design, family)
     start = problem.start()
     other = optimize.minimize(lambda x: problem.search(x)[0], start, method="Nelder-Mead", options={"maxfev": 1500})
@@ -203,6 +205,12 @@ def test_levels_of_zeros_and_of_ones():
     assert fit.b[0][0, 0] < 0 < fit.b[0][1, 0]
 
 
+def test_too_many_levels_for_a_dense_factor():
+    design, family = generalized_design("crossed", "binomial")
+    with pytest.raises(DesignError, match="12 random effects hang together"):
+        pirls.fit(design, family, control=Control(dense_limit=11))
+
+
 def test_quadrature_is_for_one_factor():
     with pytest.raises(DesignError, match="one grouping factor"):
-        pirls.GeneralizedProblem(*generalized_design("crossed", "binomial"), 5)
+        GeneralizedProblem(*generalized_design("crossed", "binomial"), 5)
