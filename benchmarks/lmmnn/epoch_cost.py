@@ -4,8 +4,8 @@ python benchmarks/lmmnn/epoch_cost.py                 # one factor of 1,000 and 
 python benchmarks/lmmnn/epoch_cost.py --scale 0.2
 
 Both run the same Trainer on the same rows in one process, an epoch of each in turn. "Ignoring" is what any network
-costs: an epoch of batches, then the error at the held-out rows. "Alternating" adds the values of the network at the
-rows learnt from and the exact solution for beta, b and theta. Medians over epochs.
+costs: an epoch of batches, then the error at the held-out rows. "Alternating" adds the exact solution for beta, b and
+theta. Medians over epochs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from pylmernn.engines import alternating  # noqa: E402
 from pylmernn.engines.control import Control  # noqa: E402
 from pylmernn.formula import build  # noqa: E402
 from pylmernn.mean.networks import specify  # noqa: E402
-from pylmernn.training.loop import evaluate  # noqa: E402
 from pylmernn.training.options import Training  # noqa: E402
 
 CASES: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...] = (
@@ -52,7 +51,7 @@ def measure(sizes: tuple[int, ...], variances: tuple[float, ...], n: int, epochs
     for epoch in range(1, epochs + 1):
         begun = time.perf_counter()
         member.trainer.epoch(target)
-        evaluate(member.trainer.modules, [feature[check] for feature in member.trainer.features])
+        member.trainer.values(check)
         between = time.perf_counter()
         alternating._epoch([member], held, True, epoch)
         clocks[0].append(between - begun)

@@ -43,12 +43,11 @@ RISE = 0.5  # share of the epochs in which b comes in
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """What training keeps: an epoch (0 for none yet), its criterion, and weights and f (n,) of each member."""
+    """What training keeps: an epoch (0 for none yet), its criterion, and the weights of each member."""
 
     epoch: int
     criterion: float
     states: list[State]
-    f: list[FloatArray]
 
 
 def fit(
@@ -131,6 +130,9 @@ def _dense_effects(design: Design) -> int:
 class Member:
     """One set of networks in training, with the random part of the rows that it learns from.
 
+    Within training, f of these rows is what the networks said of them on the way through an epoch; that of the rows
+    held out is of the networks at the end of the epoch.
+
     Parameters
     ----------
     design : Design
@@ -144,10 +146,14 @@ class Member:
     """
 
     def __init__(self, design: Design, random: RandomPart, trainer: Any, rows: NDArray[np.intp]) -> None:
+        import torch
+
         self.design, self.random, self.trainer, self.rows = design, random, trainer, rows
         self.y = response(design)
         self.scale = float(np.std(self.y))
         self.f = np.zeros(design.n)
+        self.rest = np.setdiff1d(np.arange(design.n), rows)
+        self.rest_on_device = torch.from_numpy(self.rest).to(trainer.device)
         self.rise = max(1.0, RISE * trainer.training.epochs)
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self._solve()
@@ -174,10 +180,11 @@ class Member:
 
         target = torch.from_numpy(((self.y - self._known(number)) / self.scale).astype(np.float32))
         loss = self.trainer.epoch(target.to(self.trainer.device)) * self.scale**2
-        f = self.scale * self.trainer.values()
+        f = self.trainer.met.double().cpu().numpy()
+        f[self.rest] = self.trainer.values(self.rest_on_device)
         if not (np.isfinite(loss) and np.isfinite(f).all()):
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
-        self.f = f
+        self.f = self.scale * f
         self._solve()
         return float(loss)
 
@@ -236,12 +243,12 @@ def _train(members: Sequence[Member], held: Split, training: Training, callback:
         Why training ended before its time; empty where it did not.
     """
     assert training.epochs is not None
-    best = Best(0, np.inf, [], [])
+    best = Best(0, np.inf, [])
     try:
         for epoch in range(1, training.epochs + 1):
             criterion = _epoch(members, held, training.validation > 0, epoch)
             if criterion < best.criterion or not np.isfinite(criterion):
-                best = Best(epoch, criterion, [m.trainer.state() for m in members], [m.f for m in members])
+                best = Best(epoch, criterion, [member.trainer.state() for member in members])
             if callback is not None:
                 callback(epoch, criterion)
             if training.patience is not None and epoch - best.epoch >= training.patience:
@@ -326,9 +333,10 @@ def _networks(
     """The members as they were in the best epoch; f out of fold where every row is held out from one of them."""
     for member, state in zip(members, best.states, strict=True):
         member.trainer.restore(state)
-    f = best.f[0]
+    values = [member.scale * member.trainer.values() for member in members]
+    f = values[0]
     if len(members) > 1:
-        f = np.array(best.f)[held.member, np.arange(design.n)] - fold_trends(design.X, best.f, held.member)
+        f = np.array(values)[held.member, np.arange(design.n)] - fold_trends(design.X, values, held.member)
     has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
     shift = float(f.mean()) if has_constant else 0.0
     history = {"member": [float(k) for k, m in enumerate(members) for _ in m.history["epoch"]]}

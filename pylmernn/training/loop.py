@@ -39,6 +39,12 @@ class Trainer:
         Of the shuffling, on the CPU.
     weights : torch.Tensor, shape (n,), optional
         Prior weights of the rows, on the device; their mean counts as one.
+
+    Attributes
+    ----------
+    met : torch.Tensor, shape (n,)
+        Values of the networks at the rows learnt from, as they were in the last epoch, before the step that used them.
+        They cost nothing; elsewhere zero.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Trainer:
         self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         self.device = features[0].device
         self.weights = None if weights is None else weights / weights.mean()
+        self.met = torch.zeros(len(features[0]), device=self.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.modules, training.weight_decay), lr=training.learning_rate, fused=True
         )
@@ -72,6 +79,7 @@ class Trainer:
         shuffled = [feature.index_select(0, order) for feature in self.features]
         wanted = target.index_select(0, order)
         weights = None if self.weights is None else self.weights.index_select(0, order)
+        outputs = torch.empty_like(wanted)
         for part in batches(len(order), self.training.batch_size or len(order)):
             self.optimizer.zero_grad(set_to_none=True)
             output = self.modules[0](shuffled[0][part])
@@ -84,6 +92,8 @@ class Trainer:
             if self.schedule is not None:
                 self.schedule.step()
             total += loss.detach() * len(wanted[part])
+            outputs[part] = output.detach()
+        self.met.index_copy_(0, order, outputs)
         return float(total) / len(order)
 
     def end_epoch(self, error: float) -> None:
@@ -96,9 +106,11 @@ class Trainer:
         """That of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def values(self) -> FloatArray:
-        """The sum of the networks on all rows, (n,), in evaluation mode."""
-        return evaluate(self.modules, self.features)
+    def values(self, rows: torch.Tensor | None = None) -> FloatArray:
+        """The sum of the networks on all or some rows, in evaluation mode."""
+        if rows is None:
+            return evaluate(self.modules, self.features)
+        return evaluate(self.modules, [feature.index_select(0, rows) for feature in self.features])
 
     def state(self) -> list[dict[str, torch.Tensor]]:
         """A copy of all weights."""

@@ -49,6 +49,16 @@ def test_it_learns_a_line():
     np.testing.assert_allclose(trainer.values(), target.numpy(), atol=0.02)
 
 
+def test_values_met_on_the_way_are_those_before_the_step():
+    trainer, target = line(batch_size=64)
+    trainer.rows = torch.arange(60)
+    before = trainer.values()
+    trainer.epoch(target)
+    np.testing.assert_allclose(trainer.met[:60].numpy(), before[:60], rtol=1e-6)
+    assert (trainer.met[60:] == 0).all()
+    np.testing.assert_array_equal(trainer.values(torch.tensor([3, 5])), trainer.values()[[3, 5]])
+
+
 def test_weights_come_back():
     trainer, target = line()
     before, state = trainer.values(), trainer.state()
