@@ -171,7 +171,7 @@ def find_modes(
 
 
 def _is_concave(step: Step) -> bool:
-    return bool((step.observed > 0).all())
+    return bool((step.observed >= 0).all())
 
 
 def _decrement(step: Step, move: _Move, u: Parts) -> float:

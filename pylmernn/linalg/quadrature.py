@@ -35,8 +35,8 @@ def gauss_hermite(k: int, d: int = 1) -> Nodes:
     Examples
     --------
     >>> nodes = gauss_hermite(3)
-    >>> float(np.exp(nodes.log_weights) @ nodes.z[:, 0] ** 4)  # 3, the fourth moment
-    3.0000000000000004
+    >>> round(float(np.exp(nodes.log_weights) @ nodes.z[:, 0] ** 4), 12)  # the fourth moment
+    3.0
     """
     z, weights = np.polynomial.hermite_e.hermegauss(k)
     log_weights = np.log(weights / np.sqrt(2.0 * np.pi))
