@@ -84,7 +84,7 @@ def fit(
     specs = tuple(specify(net) for net in design.nets)
     training = settle(control.training, design, specs)
     held = held_out(design, training)
-    members = _members(design, REML, control, training, specs, held)
+    members = new_members(design, REML, control, training, specs, held)
     best, stopped = _train(members, held, training, callback)
     networks = _networks(design, specs, members, held, best)
     estimates = exact.fit(with_networks(design, networks.fitted), REML, control, start)
@@ -202,7 +202,7 @@ def response(design: Design) -> FloatArray:
     return design.y if design.offset is None else design.y - design.offset
 
 
-def _members(
+def new_members(
     design: Design,
     REML: bool,
     control: Control,
@@ -246,7 +246,7 @@ def _train(members: Sequence[Member], held: Split, training: Training, callback:
     best = Best(0, np.inf, [])
     try:
         for epoch in range(1, training.epochs + 1):
-            criterion = _epoch(members, held, training.validation > 0, epoch)
+            criterion = train_epoch(members, held, training.validation > 0, epoch)
             if criterion < best.criterion or not np.isfinite(criterion):
                 best = Best(epoch, criterion, [member.trainer.state() for member in members])
             if callback is not None:
@@ -264,7 +264,7 @@ def _train(members: Sequence[Member], held: Split, training: Training, callback:
     return best, ""
 
 
-def _epoch(members: Sequence[Member], held: Split, validate: bool, epoch: int) -> float:
+def train_epoch(members: Sequence[Member], held: Split, validate: bool, epoch: int) -> float:
     """One epoch of all members; returns the criterion, nan where nothing is held out to choose an epoch by."""
     weights = members[0].design.weights
     rows: list[tuple[float, float]] = []

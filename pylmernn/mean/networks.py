@@ -79,7 +79,7 @@ class Networks:
     fitted : ndarray, shape (n,)
         f at the rows of the fit: out of fold where there are several members.
     history : dict of list
-        epoch, loss, validation, sigma, seconds; one entry an epoch and member.
+        epoch, loss, validation, validation_levels, sigma, seconds; one entry an epoch and member.
     best_epoch : tuple of int, one a member
     out_of_fold : bool
     learned : ndarray of bool, shape (members, n), or None
