@@ -28,6 +28,7 @@ class Control:
         Of those vectors.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Where a dense factor is computed; "auto" is CUDA where there is one and at least 2,000 random effects are left.
+        Networks are trained on it too, then on CUDA wherever there is one.
     training : Training
         How networks are trained; see :class:`pylmernn.training.options.Training`.
     """
