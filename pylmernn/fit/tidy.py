@@ -16,7 +16,7 @@ EFFECTS = ("fixed", "ran_pars", "ran_vals", "ran_coefs")
 
 
 def fixed_rows(coefficients: pd.DataFrame, limits: pd.DataFrame | None) -> pd.DataFrame:
-    """Fixed effects: term, estimate, std.error, statistic, and limits where given."""
+    """Fixed effects: term, estimate, std.error, statistic, p.value where the table has it, and limits where given."""
     frame = pd.DataFrame(
         {
             "effect": "fixed",
@@ -27,6 +27,8 @@ def fixed_rows(coefficients: pd.DataFrame, limits: pd.DataFrame | None) -> pd.Da
             "statistic": coefficients.iloc[:, 2].to_numpy(),
         }
     )
+    if coefficients.shape[1] > 3:
+        frame["p.value"] = coefficients.iloc[:, 3].to_numpy()
     return frame if limits is None else frame.assign(**_limit_columns(limits))
 
 

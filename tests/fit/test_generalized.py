@@ -127,6 +127,21 @@ def test_tests_and_intervals(fit):
     assert fit.confint(method="boot", nsim=3, seed=1).notna().all().all()
 
 
+def test_tidy_has_p_values(fit):
+    table = fit.tidy(effects="fixed", conf_int=True)
+    assert list(table.columns)[3:] == ["estimate", "std.error", "statistic", "p.value", "conf.low", "conf.high"]
+    assert table["p.value"].iloc[1] == pytest.approx(0.001212, rel=1e-3)
+    assert len(fit.glance()) == 1
+
+
+def test_an_offset_argument_is_an_offset_term():
+    data = datasets.read(DATA, "Mmmec").assign(known=lambda d: np.log(d["expected"]))
+    one = pylmernn.glmernn("deaths ~ uvb + (1 | region)", data, "poisson", offset="known")
+    two = pylmernn.glmernn("deaths ~ uvb + offset(log(expected)) + (1 | region)", data, "poisson")
+    np.testing.assert_allclose(one.fixef(), two.fixef(), rtol=1e-8)
+    np.testing.assert_allclose(one.predict(data.head()), one.predict()[:5])
+
+
 def test_simulated_responses_are_counts_and_refit(fit, cbpp):
     draws = fit.simulate(200, seed=1)
     successes = draws.mul(cbpp["size"].to_numpy(), axis=0).to_numpy()
