@@ -129,7 +129,7 @@ def test_tests_and_intervals(fit):
 
 def test_tidy_has_p_values(fit):
     table = fit.tidy(effects="fixed", conf_int=True)
-    assert list(table.columns)[3:] == ["estimate", "std.error", "statistic", "p.value", "conf.low", "conf.high"]
+    assert list(table.columns)[2:] == ["estimate", "std.error", "statistic", "p.value", "conf.low", "conf.high"]
     assert table["p.value"].iloc[1] == pytest.approx(0.001212, rel=1e-3)
     assert len(fit.glance()) == 1
 
