@@ -32,7 +32,7 @@ def ours(task: Task, seed: int, random: str = "", **options: Any) -> Outcome:
     fit = pylmernn.lmernn(f"{task.response} ~ {task.mean} + {random or task.random}", task.train, seed=seed, **options)
     seconds = time.perf_counter() - begun
     predicted = fit.predict(task.test, allow_new_levels=True)
-    return Outcome(np.asarray(predicted, float), seconds, float(len(fit.history())), components(fit))
+    return Outcome(np.asarray(predicted, float), seconds, float(fit.history()["epoch"].max()), components(fit))
 
 
 def lmmnn(task: Task, seed: int, random: str = "") -> Outcome:

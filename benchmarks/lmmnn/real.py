@@ -1,13 +1,13 @@
 """Real data, in the same folds for every method: ours beside lme4, XGBoost, LightGBM, GPBoost and plain networks.
 
     python benchmarks/lmmnn/real.py --data FOLDER insteval            # five random folds
-    python benchmarks/lmmnn/real.py --data FOLDER egsingle --later    # each unit's last fifth of rows
+    python benchmarks/lmmnn/real.py --data FOLDER egsingle --later    # the later rows of a fifth of the units
+    python benchmarks/lmmnn/real.py --data FOLDER egsingle --future   # the last rows of all units at once
     python benchmarks/lmmnn/real.py --data FOLDER spotify --folds 1 --methods ours,lightgbm
 
-Prints mean test errors with standard errors (over folds; over units where later rows are predicted), the difference to
-ours in the same folds with its standard error, and seconds a fit on one thread. With random folds of InstEval it also
-prints variances, which Table 7's setting makes comparable with lme4's. ``--clip`` holds predictions of bounded ratings
-to their range, as the paper does.
+Prints mean test errors with standard errors (over folds; over units with ``--future``), the difference to ours in the
+same folds with its standard error, seconds a fit on one thread, and variances where the models are the same. ``--clip``
+holds predictions of bounded ratings to their range, as the paper does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from baselines import METHODS  # noqa: E402
-from real_sets import SETS, RealSet, folds, later_rows  # noqa: E402
+from real_sets import SETS, RealSet, folds, later_folds, later_rows  # noqa: E402
 from tasks import Outcome, Task  # noqa: E402
 
 import pylmernn  # noqa: E402
@@ -39,11 +39,13 @@ def main() -> None:
     if options.rows:
         data = data.sample(min(options.rows, len(data)), random_state=0).reset_index(drop=True)
     methods = options.methods or ["ours", *chosen.methods]
-    split = "each unit's later rows" if options.later else f"{options.folds} of 5 random folds"
+    kind = "folds of units, their last two fifths of rows hidden" if options.later else "random folds"
+    split = "the last fifth of every unit's rows hidden" if options.future else f"{options.folds} of 5 {kind}"
+    mean = chosen.mean_future or chosen.mean if options.future else chosen.mean
     print(f"pylmernn {pylmernn.__version__}, torch {torch.__version__}, one thread", flush=True)
-    print(f"{options.name}: {len(data)} rows, {split}; ours: {chosen.response} ~ {chosen.mean} + {chosen.random}\n")
+    print(f"{options.name}: {len(data)} rows, {split}; ours: {chosen.response} ~ {mean} + {chosen.random}\n")
     runs = pd.DataFrame(
-        later(chosen, data, methods, options) if options.later else random(chosen, data, methods, options)
+        future(chosen, data, methods, options) if options.future else random(chosen, data, methods, options)
     )
     report(runs)
 
@@ -51,7 +53,8 @@ def main() -> None:
 def random(chosen: RealSet, data: pd.DataFrame, methods: list[str], options: argparse.Namespace) -> list[dict]:
     """One row a method and fold."""
     rows = []
-    for fold, (train, test) in enumerate(folds(len(data))):
+    splits = later_folds(data, *units_of(chosen)) if options.later else folds(len(data))
+    for fold, (train, test) in enumerate(splits):
         if fold == options.folds:
             break
         task = chosen.task(data, train, test, options.clip)
@@ -64,11 +67,17 @@ def random(chosen: RealSet, data: pd.DataFrame, methods: list[str], options: arg
     return rows
 
 
-def later(chosen: RealSet, data: pd.DataFrame, methods: list[str], options: argparse.Namespace) -> list[dict]:
-    """One row a method and unit, of its later rows."""
+def units_of(chosen: RealSet) -> tuple[str, str]:
+    """Columns of the units and of time."""
     if chosen.unit is None or chosen.time is None:
-        raise SystemExit(f"{options.name} has no units followed over time.")
-    task = chosen.task(data, *later_rows(data, chosen.unit, chosen.time), options.clip)
+        raise SystemExit("this data set has no units followed over time.")
+    return chosen.unit, chosen.time
+
+
+def future(chosen: RealSet, data: pd.DataFrame, methods: list[str], options: argparse.Namespace) -> list[dict]:
+    """One row a method and unit, of its last rows."""
+    unit, when = units_of(chosen)
+    task = chosen.task(data, *later_rows(data, unit, when), options.clip, future=True)
     rows = []
     for method in methods:
         found = attempt(method, task, 0)
@@ -77,8 +86,8 @@ def later(chosen: RealSet, data: pd.DataFrame, methods: list[str], options: argp
         print(f"  {method:10s} {task.error(found.predicted):.5f} {found.seconds:8.1f} s", flush=True)
         predicted = np.clip(found.predicted, *task.limits) if task.limits else found.predicted
         squared = (task.test[task.response] - predicted) ** 2
-        for unit, own in squared.groupby(task.test[chosen.unit], observed=True):
-            rows.append({"method": method, "part": unit, "error": own.mean(), "rows": len(own), **_told(found)})
+        for name, own in squared.groupby(task.test[unit], observed=True):
+            rows.append({"method": method, "part": name, "error": own.mean(), "rows": len(own), **_told(found)})
     return rows
 
 
@@ -128,7 +137,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--data", type=Path, required=True, help="folder of the .csv.gz files")
-    parser.add_argument("--later", action="store_true", help="predict each unit's later rows")
+    parser.add_argument("--later", action="store_true", help="predict the later rows of a fifth of the units a fold")
+    parser.add_argument("--future", action="store_true", help="predict the last rows of all units, unseen times")
     parser.add_argument("--folds", type=int, default=5, help="how many of the five random folds")
     parser.add_argument("--rows", type=int, help="a random sample of the rows, for a trial")
     parser.add_argument("--methods", type=lambda text: text.split(","), help=",".join(METHODS))

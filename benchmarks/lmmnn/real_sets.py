@@ -24,6 +24,8 @@ class RealSet:
     ----------
     load : callable
         ``load(folder)`` gives the rows.
+    mean_future : str
+        Our mean where all later times are unseen: a network cannot be trusted beyond the times it has learned from.
     unit : str, optional
         Column of units followed over time: these sets can be split into each unit's earlier and later rows.
     methods : tuple of str
@@ -39,6 +41,7 @@ class RealSet:
     linear: str
     methods: tuple[str, ...]
     linear_random: str | None = None
+    mean_future: str = ""
     unit: str | None = None
     time: str | None = None
     slopes: tuple[str, ...] = ()
@@ -46,7 +49,7 @@ class RealSet:
     hidden: tuple[int, ...] = (10, 3)
     limits: tuple[float, float] | None = None
 
-    def task(self, data: pd.DataFrame, train: np.ndarray, test: np.ndarray, clip: bool) -> Task:
+    def task(self, data: pd.DataFrame, train: np.ndarray, test: np.ndarray, clip: bool, future: bool = False) -> Task:
         """The set's models over some rows to learn from and some to predict."""
         return Task(
             train=data.iloc[train].reset_index(drop=True),
@@ -54,7 +57,7 @@ class RealSet:
             response=self.response,
             numeric=self.numeric,
             groups=self.groups,
-            mean=self.mean,
+            mean=self.mean_future or self.mean if future else self.mean,
             random=self.random,
             linear=self.linear,
             linear_random=self.linear_random,
@@ -71,6 +74,19 @@ def folds(n: int, count: int = 5, seed: int = 42) -> Iterator[tuple[np.ndarray, 
     parts = np.array_split(np.random.default_rng(seed).permutation(n), count)
     for k, test in enumerate(parts):
         yield np.concatenate([part for j, part in enumerate(parts) if j != k]), test
+
+
+def later_folds(data: pd.DataFrame, unit: str, time: str, count: int = 5) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As :func:`folds`, but a fold hides the last two fifths of the rows of a part of the units.
+
+    The other units are known to their end, so that the shape of the later course can be learned.
+    """
+    late = np.zeros(len(data), dtype=bool)
+    late[later_rows(data, unit, time, 0.4)[1]] = True
+    number, units = pd.factorize(data[unit])
+    for _, part in folds(len(units), count):
+        test = late & np.isin(number, part)
+        yield np.flatnonzero(~test), np.flatnonzero(test)
 
 
 def later_rows(data: pd.DataFrame, unit: str, time: str, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -182,6 +198,7 @@ SETS: dict[str, RealSet] = {
         random="(year | childid) + (year | schoolid)",
         linear=_plus(EGSINGLE),
         methods=(*PEERS, *DEEP),
+        mean_future=f"{_plus(EGSINGLE)} + {_network(EGSINGLE[2:], ', hidden=c(10, 3)')}",
         unit="childid",
         time="year",
         slopes=("year",),

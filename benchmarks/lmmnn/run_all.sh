@@ -36,9 +36,11 @@ table table4-small --table 4 --methods ours,known \
 table table1-zw --table 1 --embedding --cells 0.1,10000 1,10000 1,1000                                   # 4 min
 real insteval insteval --methods ours,lme4,xgboost,lightgbm,gpboost,ignore,te                            # 15 min
 real chickweight chickweight                                                                             # 4 min
-real chickweight-later chickweight --later                                                               # 1 min
+real chickweight-later chickweight --later                                                               # 4 min
+real chickweight-future chickweight --future                                                             # 1 min
 real egsingle egsingle                                                                                   # 12 min
-real egsingle-later egsingle --later                                                                     # 3 min
+real egsingle-later egsingle --later                                                                     # 12 min
+real egsingle-future egsingle --future                                                                   # 3 min
 real spotify spotify --methods ours,lme4,xgboost,lightgbm,gpboost,te                                     # 40 min
 table table4-large --table 4 --methods ours --cells 10,0.1,10000 1,1,10000                               # 20 min
 table table5 --table 5 --methods ours --cells 0.3,0.3,0.3 3,3,3                                          # 30 min
