@@ -309,25 +309,31 @@ class ReweightedSystem(System):
         first = self.groups[0]
         if K is None:
             return self.quadratic_rows(first, G)
-        KC = self._products_with(K)
-        Q = np.zeros_like(G)
-        total = np.zeros(self.n)
-        at = 0
-        for k, cells in enumerate(self._with_first):
-            group, size = self.groups[k + 1], len(cells.k)
-            block = slice(at, at + group.width * self.d * size)
-            C = self._C_flat[block].reshape(group.width, self.d, size)
-            product = KC[block].reshape(group.width, self.d, size)
+        Q, mixed = self._mixed_leverages(G, self._products_with(K))
+        own = G + multiply_blocks(multiply_blocks(G, Q), G)
+        return mixed + self._rest_leverages(K) + self.quadratic_rows(first, own)
+
+    def _mixed_leverages(self, G: FloatArray, KC: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """``C_j' K C_j`` (d, d, q), and what the blocks of the inverse between first factor and rest add (n,)."""
+        first, Q, total, at = self.groups[0], np.zeros_like(G), np.zeros(self.n), 0
+        for group, cells in zip(self.groups[1:], self._with_first, strict=True):
+            shape = (group.width, self.d, len(cells.k))
+            block = slice(at, at + group.width * self.d * len(cells.k))
+            C, product = self._C_flat[block].reshape(shape), KC[block].reshape(shape)
             at = block.stop
             for s in range(self.d):
                 for t in range(self.d):
                     Q[s, t] += np.bincount(cells.k, (C[:, s] * product[:, t]).sum(axis=0), self.q)
-            mixed = -multiply_blocks(product, G[:, :, cells.k])
+            between = -multiply_blocks(product, G[:, :, cells.k])
             for t, z in enumerate(group.columns):
                 for s, z_first in enumerate(first.columns):
-                    total += 2.0 * _times(mixed[t, s][cells.of_row], z, z_first)
+                    total += 2.0 * _times(between[t, s][cells.of_row], z, z_first)
+        return Q, total
+
+    def _rest_leverages(self, K: FloatArray) -> FloatArray:
+        """What the blocks of the inverse within the rest add (n,)."""
         own = K[self._own_position] if isinstance(self.schur, SchurMap) else self.schur.values(K)[self._rr_places]
-        at = 0
+        total, at = np.zeros(self.n), 0
         for group in self.groups[1:]:
             B = own[at : at + group.width**2 * group.n_levels].reshape(group.width, group.width, -1)
             total += self.quadratic_rows(group, B)
@@ -337,7 +343,7 @@ class ReweightedSystem(System):
                 for z_k in self.groups[k].columns:
                     total += 2.0 * _times(own[at : at + len(cells.k)][cells.of_row], z, z_k)
                     at += len(cells.k)
-        return total + self.quadratic_rows(first, G + multiply_blocks(multiply_blocks(G, Q), G))
+        return total
 
     def quadratic_rows(self, group: GroupRows, B: FloatArray) -> FloatArray:
         """``z_i' B_j(i) z_i`` (n,) for blocks B (d, d, q) of one factor."""

@@ -88,11 +88,12 @@ def check_effects(effects: str | Sequence[str]) -> list[str]:
 
 def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The parts below each other, with the columns in one order; columns nobody fills are left out."""
-    order = ["effect", "group", "level", "term", "estimate", "std.error", "statistic", "conf.low", "conf.high"]
+    numbers = ["estimate", "std.error", "statistic", "p.value", "conf.low", "conf.high"]
+    order = ["effect", "group", "level", "term", *numbers]
     rows = [row for part in parts for row in part.to_dict("records")]
     present = [c for c in order if any(c in part.columns for part in parts)]
     frame = pd.DataFrame(rows, columns=present)
-    for column in ("estimate", "std.error", "statistic", "conf.low", "conf.high"):
+    for column in numbers:
         if column in frame:
             frame[column] = frame[column].astype(float)
     for column in ("group", "level"):
