@@ -46,9 +46,10 @@ FloatArray = NDArray[np.float64]
 LARGEST_BATCH = 200  # by default: a batch of m rows costs m^3
 VARIANCE_RATE = 2e-2  # learning rate of variance parameters, on log scale
 
-#: what the preset "faithful" fixes; a batch of 30 where one factor has an intercept, else of 100
+#: what the preset "faithful" fixes
 FAITHFUL_NET = {"activation": "relu", "dropout": 0.25, "standardize": False}
-FAITHFUL_RATE, FAITHFUL_EPSILON, FAITHFUL_PATIENCE, FAITHFUL_EPOCHS, FAITHFUL_SPREAD = 1e-3, 1e-7, 10, 500, 0.05
+FAITHFUL_BATCH, FAITHFUL_EPOCHS, FAITHFUL_PATIENCE = 100, 500, 10
+FAITHFUL_RATE, FAITHFUL_EPSILON, FAITHFUL_SPREAD = 1e-3, 1e-7, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +161,10 @@ def _check(design: Design) -> None:
 def settle(training: Training, design: Design) -> Training:
     """The settings with every None replaced, as the preset says."""
     if training.preset == "faithful":
-        one = len(design.random) == 1 and design.random[0].width == 1 and design.random[0].locations is None
         return dataclasses.replace(
             training,
             epochs=training.epochs or FAITHFUL_EPOCHS,
-            batch_size=training.batch_size or (30 if one else 100),
+            batch_size=training.batch_size or FAITHFUL_BATCH,
             patience=training.patience or FAITHFUL_PATIENCE,
             learning_rate=FAITHFUL_RATE,
             schedule="constant",

@@ -52,10 +52,11 @@ class Training:
     seed : int, default 0
     preset : {"default", "faithful"}
         "faithful" trains method "lmmnn" as the code of Simchoni & Rosset (2023) does, so that their tables can be
-        reproduced: batches of 30 rows for one factor, else 100, in the same order every epoch, sorted by level; at most
-        500 epochs; the last tenth of the sorted rows held out; stop after 10 epochs without improvement, keeping the
-        last weights; Adam with learning rate 1e-3; raw variances from 1; networks with ReLU, dropout 0.25 and inputs as
-        they are, unless the formula says otherwise. Only epochs, batch_size, patience and seed can be set beside it.
+        reproduced: batches of 100 rows (their text; their shipped settings have 30 for one factor) in the same order
+        every epoch, sorted by level; at most 500 epochs; the last tenth of the sorted rows held out; stop after 10
+        epochs without improvement, keeping the last weights; Adam with learning rate 1e-3; raw variances from 1;
+        networks with ReLU, dropout 0.25 and inputs as they are, unless the formula says otherwise. Only epochs,
+        batch_size, patience and seed can be set beside it.
 
     Raises
     ------

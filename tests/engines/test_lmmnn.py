@@ -262,9 +262,8 @@ def test_faithful_keeps_the_variances_of_training(train, new, random, response):
 def test_faithful_settings():
     design = random_design("one")
     training = settle(Training(preset="faithful", learning_rate=0.1, validation=0.3), design)
-    assert (training.batch_size, training.epochs, training.patience) == (30, 500, 10)
+    assert (training.batch_size, training.epochs, training.patience) == (100, 500, 10)
     assert (training.learning_rate, training.validation, training.weight_decay) == (1e-3, 0.1, 0.0)
-    assert settle(Training(preset="faithful"), random_design("crossed")).batch_size == 100
     assert settle(Training(preset="faithful", batch_size=50), design).batch_size == 50
 
 
