@@ -44,9 +44,10 @@ def glmernn(
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     family : str, default "binomial"
         "binomial" (links logit, probit, cloglog, cauchit), "poisson" (log, sqrt), "Gamma" (inverse, log, identity),
-        "inverse.gaussian" (1/mu^2, log, inverse), "negative.binomial" (log); a link other than the first is written
-        "binomial(probit)". Dispersions are estimated with the other parameters: Var(y) is ``phi mu^2 / weight`` for
-        Gamma, ``phi mu^3 / weight`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative binomial.
+        "inverse.gaussian" (1/mu^2, log, inverse), "negative.binomial" (log), "beta" (logit, probit, cloglog); a link
+        other than the first is written "binomial(probit)". Dispersions are estimated with the other parameters: Var(y)
+        is ``phi mu^2 / weight`` for Gamma, ``phi mu^3 / weight`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative
+        binomial, ``mu (1 - mu) / (1 + phi)`` for beta.
     nAGQ : int, default 1
         1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one or
         several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher. The

@@ -66,7 +66,7 @@ class Observations:
         """Expected information (n,), always positive."""
         mu, slope, _, _ = self.family.link.derivatives(eta)
         variance = self.family.variance(mu, phi)
-        scale = phi if self.family.has_dispersion and self.family.name != "negative.binomial" else 1.0
+        scale = phi if self.family.has_scale else 1.0
         return self.weights * slope * slope / (variance * scale)
 
 

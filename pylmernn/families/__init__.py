@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pylmernn.families.beta import Beta
 from pylmernn.families.binomial import Binomial
 from pylmernn.families.family import Family, FamilyError
 from pylmernn.families.gamma import Gamma
@@ -17,6 +18,7 @@ FAMILIES: dict[str, type[Family]] = {
     "Gamma": Gamma,
     "inverse.gaussian": InverseGaussian,
     "negative.binomial": NegativeBinomial,
+    "beta": Beta,
 }
 #: Other spellings: glmmTMB's, and those without dots and capitals.
 SPELLINGS = {

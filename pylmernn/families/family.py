@@ -58,6 +58,8 @@ class Family(ABC):
     links : tuple of str
     has_dispersion : bool
         Whether a dispersion parameter is estimated.
+    has_scale : bool
+        Whether the dispersion multiplies the variance, as a residual variance does.
     expected : bool
         Whether the curvature of Laplace's approximation is the expected information (as in lme4) or the observed one
         (as in glmmTMB). They agree where the link is canonical.
@@ -67,6 +69,7 @@ class Family(ABC):
     links: tuple[str, ...]
     canonical: str = ""
     has_dispersion: bool = False
+    has_scale: bool = False
     expected: bool = False
 
     def __init__(self, link: str | None = None) -> None:
@@ -99,7 +102,7 @@ class Family(ABC):
 
     @abstractmethod
     def variance(self, mu: FloatArray, phi: float) -> FloatArray:
-        """Variance of a row of weight 1 with dispersion taken as 1 (n,); Var(y) = phi variance / weight."""
+        """Variance of a row of weight 1 (n,); where ``has_scale``, over phi."""
 
     @abstractmethod
     def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:

@@ -21,6 +21,7 @@ class Dispersed(ExponentialFamily):
     """Exponential families of positive numbers whose scores and weights are in proportion to 1 / phi."""
 
     has_dispersion = True
+    has_scale = True
 
     def start(self, y: FloatArray, weights: FloatArray) -> FloatArray:
         """R's ``mustart``."""

@@ -80,11 +80,6 @@ class GeneralizedFit(MixedFit):
     def _weights(self) -> FloatArray:
         return np.ones(self.design.n) if self.design.weights is None else self.design.weights
 
-    @property
-    def _has_scale(self) -> bool:
-        """Whether the dispersion multiplies the variance, so that it is a residual variance of sorts."""
-        return self._family.has_dispersion and self._family.name != "negative.binomial"
-
     @cached_property
     def _eta(self) -> FloatArray:
         return prediction.fixed_part(self.design, self.estimates) + prediction.random_part(self.design, self.estimates)
@@ -97,14 +92,14 @@ class GeneralizedFit(MixedFit):
     def _header(self) -> Header:
         plain = super()._header
         family = f"{self._family.name}  ( {self._family.link.name} )"
-        if self._family.name == "negative.binomial":
-            family = f"negative.binomial({self.estimates.phi:.4g})  ( {self._family.link.name} )"
+        if self._family.has_dispersion and not self._family.has_scale:
+            family = f"{self._family.name}({self.estimates.phi:.4g})  ( {self._family.link.name} )"
         return GeneralizedHeader(**dataclasses.asdict(plain), nAGQ=self.estimates.nAGQ, family=family)
 
     @cached_property
     def _varcorr(self) -> VarCorr:
         plain = var_corr(self.design, self.estimates)
-        return VarCorr(plain.terms, self.sigma(), residual=self._has_scale)
+        return VarCorr(plain.terms, self.sigma(), residual=self._family.has_scale)
 
     def family(self) -> str:
         """The family and link, ``"binomial(logit)"``."""
@@ -112,12 +107,13 @@ class GeneralizedFit(MixedFit):
 
     def sigma(self) -> float:
         """Root of the dispersion of Gamma and inverse Gaussian models, 1 for the others."""
-        return float(np.sqrt(self.estimates.phi)) if self._has_scale else 1.0
+        return float(np.sqrt(self.estimates.phi)) if self._family.has_scale else 1.0
 
     def dispersion(self) -> float:
-        """Dispersion phi of Gamma and inverse Gaussian, size of negative binomial, 1 for binomial and Poisson.
+        """Dispersion phi: 1 for binomial and Poisson.
 
-        ``Var(y)`` is ``phi mu^2``, ``phi mu^3`` and ``mu + mu^2 / phi``.
+        ``Var(y)`` is ``phi mu^2`` for Gamma, ``phi mu^3`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative
+        binomial and ``mu (1 - mu) / (1 + phi)`` for beta.
         """
         return self.estimates.phi
 
@@ -169,7 +165,7 @@ class GeneralizedFit(MixedFit):
     def _coefficient_table(self) -> pd.DataFrame:
         beta, se = self.fixef(), np.sqrt(np.diagonal(self.vcov().to_numpy()))
         z = beta / se
-        name = "t value" if self._has_scale else "z value"
+        name = "t value" if self._family.has_scale else "z value"
         return pd.DataFrame({"Estimate": beta, "Std. Error": se, name: z, "Pr(>|z|)": 2.0 * ndtr(-np.abs(z))})
 
     # ---- rows

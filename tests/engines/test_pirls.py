@@ -31,6 +31,9 @@ def generalized_design(shape, text, n=240):
         y = rng.binomial(weights.astype(int), 1 / (1 + np.exp(-eta))) / weights
     elif family.name in ("poisson", "negative.binomial"):
         y = rng.negative_binomial(3, 3 / (3 + np.exp(eta))).astype(float)
+    elif family.name == "beta":
+        mu = 1 / (1 + np.exp(-eta))
+        y = np.clip(rng.beta(4 * mu, 4 * (1 - mu)), 1e-6, 1 - 1e-6)
     else:
         y = rng.gamma(4, np.exp(0.3 * eta) / 4) + 0.05
     offset = None if design.offset is None else 0.1 * design.offset
@@ -112,7 +115,8 @@ def test_gradient_by_shape(shape, nAGQ):
 
 @pytest.mark.parametrize("nAGQ", [0, 1, 4])
 @pytest.mark.parametrize(
-    "text", ["binomial(probit)", "binomial(cauchit)", "poisson", "Gamma(log)", "inverse.gaussian(log)", "nbinom2"]
+    "text",
+    ["binomial(probit)", "binomial(cauchit)", "poisson", "Gamma(log)", "inverse.gaussian(log)", "nbinom2", "beta"],
 )
 def test_gradient_by_family(text, nAGQ):
     problem = GeneralizedProblem(*generalized_design("slope", text), nAGQ)
@@ -131,7 +135,7 @@ def brute_force(design, family, theta, beta, phi, nodes=401, reach=9.0):
     return -2 * (logsumexp(by_level + prior[:, None], axis=0).sum() + family.constant(design.y, weights))
 
 
-@pytest.mark.parametrize("text", ["binomial", "binomial(cloglog)", "poisson", "Gamma(log)", "nbinom2"])
+@pytest.mark.parametrize("text", ["binomial", "binomial(cloglog)", "poisson", "Gamma(log)", "nbinom2", "beta"])
 def test_many_nodes_are_the_integral(text):
     design, family = generalized_design("one", text)
     theta, beta, phi = np.array([0.8]), np.array([-0.2, 0.3, 0.0]), 0.8 if read_family(text).has_dispersion else 1.0

@@ -22,6 +22,7 @@ def example(text, n=40):
         "binomial": lambda: rng.integers(0, weights + 1) / weights,
         "poisson": lambda: rng.poisson(2.0, n).astype(float),
         "negative.binomial": lambda: rng.poisson(2.0, n).astype(float),
+        "beta": lambda: rng.beta(2.0, 3.0, n),
     }.get(family.name, lambda: rng.gamma(2.0, 1.0, n))
     return family, draw(), weights, eta, phi
 
@@ -59,6 +60,7 @@ def test_log_densities_are_scipys():
         "poisson": lambda y, w, mu, phi: w * stats.poisson.logpmf(y, mu),
         "negative.binomial": lambda y, w, mu, phi: w * stats.nbinom.logpmf(y, phi, phi / (phi + mu)),
         "Gamma": lambda y, w, mu, phi: stats.gamma.logpdf(y, w / phi, scale=mu * phi / w),
+        "beta": lambda y, w, mu, phi: w * stats.beta.logpdf(y, mu * phi, (1 - mu) * phi),
         "inverse.gaussian": lambda y, w, mu, phi: stats.invgauss.logpdf(y, mu * phi / w, scale=w / phi),
     }
     for name, density in theirs.items():
@@ -70,9 +72,9 @@ def test_log_densities_are_scipys():
 @pytest.mark.parametrize("text", EVERY)
 def test_unit_deviance_is_twice_what_the_density_lacks(text):
     family, y, _, eta, _ = example(text)
-    y = np.clip(y, 0.01, None) if family.name != "binomial" else np.clip(y, 0.01, 0.99)
+    y = np.clip(y, 0.01, 0.99 if family.name in ("binomial", "beta") else None)
     mu, one = family.link.inverse(eta), np.ones_like(y)
-    phi = 0.7 if family.name == "negative.binomial" else 1.0
+    phi = 0.7 if family.name in ("negative.binomial", "beta") else 1.0
     best = family.step(y, one, family.link.forward(y), phi).loglik
     expected = 2 * (best - family.step(y, one, eta, phi).loglik)
     np.testing.assert_allclose(family.unit_deviance(y, mu, phi), expected, rtol=1e-6, atol=1e-8)
@@ -90,7 +92,7 @@ def test_draws_have_the_mean_and_variance(name):
     mu, weights = np.full(n, 0.4), np.full(n, 3.0)
     y = family.draw(rng, mu, weights, 0.5)
     scale = 0.5 if name in ("Gamma", "inverse.gaussian") else 1.0
-    variance = scale * family.variance(mu, 0.5)[0] / (1.0 if "poisson" in name or "negative" in name else 3.0)
+    variance = scale * family.variance(mu, 0.5)[0] / (1.0 if name in ("poisson", "negative.binomial", "beta") else 3.0)
     assert y.mean() == pytest.approx(0.4, rel=0.03)
     assert y.var() == pytest.approx(variance, rel=0.06)
 
@@ -103,6 +105,7 @@ def test_draws_have_the_mean_and_variance(name):
         ("binomial", [0.5, 1.0], [2.5, 1.0], "no whole number of successes"),
         ("poisson", [1.0, 1.5], [1.0, 1.0], "is 1.5 in row 2"),
         ("negative.binomial", [-1.0, 1.0], [1.0, 1.0], "is -1 in row 1"),
+        ("beta", [0.5, 1.0], [1.0, 1.0], "lie between 0 and 1"),
         ("Gamma", [1.0, 0.0], [1.0, 1.0], "Gamma responses are positive"),
         ("inverse.gaussian", [1.0, -2.0], [1.0, 1.0], "inverse Gaussian responses are positive"),
     ],
