@@ -46,7 +46,7 @@ def our_fit(name):
 def test_there_are_enough_models():
     assert len(LME4) >= 20
     assert {MODELS[name]["nAGQ"] for name in LME4} >= {0, 1, 9, 25}
-    assert {MODELS[name]["family"] for name in TMB} == {"Gamma", "negative.binomial"}
+    assert {MODELS[name]["family"] for name in TMB} == {"Gamma", "beta", "negative.binomial"}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -88,7 +88,7 @@ def test_dispersion_and_deviations(name):
     model, fit = MODELS[name], our_fit(name)
     sd = np.sqrt(np.concatenate([np.diag(block) for block in fit.VarCorr().values()]))
     np.testing.assert_allclose(np.sort(sd), np.sort(model["sd"]), rtol=1e-3)
-    ours = fit.dispersion() if model["family"] == "negative.binomial" else fit.sigma()
+    ours = fit.sigma() if model["family"] == "Gamma" else fit.dispersion()
     assert ours == pytest.approx(model["sigma"], rel=1e-3)
 
 

@@ -158,6 +158,10 @@ tmb_models <- list(
     "Gamma", "log"
   ),
   model(
+    "sleep_beta", "sleepstudy",
+    "I((Reaction - 180) / 300) ~ Days + (Days | Subject)", "beta"
+  ),
+  model(
     "sleep_gamma_int", "sleepstudy", "Reaction ~ Days + (1 | Subject)",
     "Gamma", "log"
   )
@@ -170,6 +174,7 @@ family_of <- function(m) {
     binomial = binomial(if (is.null(m$link)) "logit" else m$link),
     poisson = poisson(),
     negative.binomial = nbinom2(),
+    beta = beta_family(),
     Gamma = Gamma(m$link)
   )
 }
