@@ -23,9 +23,8 @@ with gzip.open(HERE / "models.json.gz", "rt", encoding="utf-8") as text:
 
 def data_of(model):
     folder = HERE / "data"
-    if model["data"] in datasets.names():
-        return datasets.load(model["data"])
-    return datasets.read(folder, model["data"])
+    own = (folder / f"{model['data']}.csv.gz").exists()  # as R had it when the numbers were made
+    return datasets.read(folder, model["data"]) if own else datasets.load(model["data"])
 
 
 def extras(model, data):
