@@ -2,12 +2,13 @@
 
 #' The same fit as an object of lme4
 #'
-#' Builds the `lmerMod` that lme4 would have made at the estimated parameters, without searching for them again. All
+#' Builds the `lmerMod` or `glmerMod` that lme4 would have made at the estimated parameters, without searching for them
+#' again; of generalized models only binomial and Poisson ones, since lme4 approximates the others in another way. All
 #' that other packages do with lme4's fits then works: profiles, [lme4::bootMer()], lmerTest, emmeans, performance.
 #' It is built each time, which takes seconds where there are 100,000 rows.
 #'
-#' @param fit A fit by [lmernn()].
-#' @return An object of class `lmerMod`.
+#' @param fit A fit by [lmernn()] or [glmernn()].
+#' @return An object of class `lmerMod` or `glmerMod`.
 #' @export
 #' @examplesIf pylmernn::python_ready()
 #' data("sleepstudy", package = "lme4")
@@ -15,7 +16,7 @@
 #' class(as_merMod(fit))
 as_merMod <- function(fit) {
   if (!inherits(fit, "merModNN")) {
-    stop("as_merMod() takes a fit by lmernn().", call. = FALSE)
+    stop("as_merMod() takes a fit by lmernn() or glmernn().", call. = FALSE)
   }
   if (!is.null(fit$networks)) {
     stop("lme4 has no networks: as_merMod() takes fits without nn().", call. = FALSE)
@@ -24,6 +25,11 @@ as_merMod <- function(fit) {
   if (length(other)) {
     stop(sprintf("lme4 has no %s(): as_merMod() takes fits without such terms.", other[1L]), call. = FALSE)
   }
+  if (isGLMM(fit)) as_glmerMod(fit) else as_lmerMod(fit)
+}
+
+# What lme4 makes an object of: list(formula, frame, random), the last as mkReTrms() has it.
+lme4_parts <- function(fit) {
   parsed <- parse_formula(lme4_formula(fit$formula))
   frame <- lme4_frame(fit, parsed)
   bars <- lapply(parsed$bars, function(bar) call("|", bar$columns, bar$group))
@@ -31,6 +37,13 @@ as_merMod <- function(fit) {
     lme4::mkReTrms(bars, frame),
     error = function(e) stop("lme4 cannot hold this model: ", one_line(conditionMessage(e)), ".", call. = FALSE)
   )
+  list(formula = parsed$formula, frame = frame, random = random)
+}
+
+as_lmerMod <- function(fit) {
+  parts <- lme4_parts(fit)
+  frame <- parts$frame
+  random <- parts$random
   devfun <- lme4::mkLmerDevfun(frame, fixed_matrix(fit), random, REML = fit$REML)
   theta <- theta_for(fit, random)
   value <- devfun(theta)
@@ -40,15 +53,45 @@ as_merMod <- function(fit) {
     optimizer = "nloptwrap", control = list(), derivs = lme4_derivatives(fit, devfun, theta)
   )
   devfun(theta) # leaves lme4's workspace at the estimate
-  lme4::mkMerMod(environment(devfun), opt, random, fr = frame, mc = lme4_call(fit, parsed$formula),
+  lme4::mkMerMod(environment(devfun), opt, random, fr = frame, mc = lme4_call(fit, parts$formula),
+                 lme4conv = optimizer_info(fit)$conv$lme4)
+}
+
+as_glmerMod <- function(fit) {
+  if (fit$has_dispersion) {
+    stop(sprintf("lme4 approximates %s models in another way: as_merMod() takes binomial and Poisson models.",
+                 fit$family$family), call. = FALSE)
+  }
+  parts <- lme4_parts(fit)
+  control <- lme4::glmerControl(tolPwrss = 1e-10) # else derivatives by differences are noise
+  devfun <- lme4::mkGlmerDevfun(parts$frame, fixed_matrix(fit), parts$random, fit$family, control = control)
+  par <- theta <- theta_for(fit, parts$random)
+  devfun(theta) # with beta free, as for nAGQ = 0; it looks for lme4's GHrule() in this package, which imports it
+  if (fit$nAGQ > 0L) {
+    if (fit$nAGQ > 1L && (length(fit$theta) > 1L || fit$nAGQ > 25L)) {
+      stop("lme4 has quadrature for one scalar random effect and up to 25 nodes only: fit the model with nAGQ = 1.",
+           call. = FALSE)
+    }
+    devfun <- lme4::updateGlmerDevfun(devfun, parts$random, nAGQ = fit$nAGQ)
+    par <- c(theta, unname(fit$beta))
+  }
+  opt <- structure(
+    list(par = par, fval = devfun(par), feval = fit$convergence$n_evaluations, conv = 0, message = "from pylmernn"),
+    optimizer = "bobyqa", control = list(),
+    derivs = if (fit$nAGQ > 0L) lme4_derivatives(fit, devfun, par, most = 40L)
+  )
+  devfun(par) # leaves lme4's workspace at the estimate
+  workspace <- environment(devfun)
+  if (fit$nAGQ > 0L) workspace$resp$setOffset(workspace$baseOffset) # devfun() has put X beta there
+  lme4::mkMerMod(workspace, opt, parts$random, fr = parts$frame, mc = lme4_call(fit, parts$formula),
                  lme4conv = optimizer_info(fit)$conv$lme4)
 }
 
 # Gradient and Hessian of lme4's own objective, which performance::check_convergence() reads. As in lme4, only where the
 # model is small; not on the boundary, where one-sided differences would say nothing.
-lme4_derivatives <- function(fit, devfun, theta) {
+lme4_derivatives <- function(fit, devfun, theta, most = 10L) {
   m <- length(theta)
-  if (nrow(fit$frame) > 1e4 || m > 10L || isSingular(fit)) {
+  if (nrow(fit$frame) > 1e4 || m > most || isSingular(fit)) {
     return(NULL)
   }
   h <- 1e-4
@@ -101,6 +144,10 @@ theta_for <- function(fit, random) {
 lme4_call <- function(fit, formula) {
   call <- as.list(fit$call)
   shared <- intersect(names(call), c("data", "weights", "subset", "na.action", "offset", "contrasts"))
+  if (isGLMM(fit)) {
+    return(as.call(c(quote(lme4::glmer), list(formula = formula), call[c(shared, intersect("family", names(call)))],
+                     list(nAGQ = fit$nAGQ))))
+  }
   as.call(c(quote(lme4::lmer), list(formula = formula), call[shared], list(REML = fit$REML)))
 }
 

@@ -24,9 +24,10 @@ fitted.merModNN <- function(object, ...) {
   stats::napredict(attr(object$frame, "na.action"), fitted_rows(object))
 }
 
-# Fitted values of the rows that were used, named by row.
+# Fitted values of the rows that were used, named by row; means where the model is generalized.
 fitted_rows <- function(object) {
-  stats::setNames(fixed_predictor(object) + random_predictor(object), row.names(object$frame))
+  eta <- fixed_predictor(object) + random_predictor(object)
+  stats::setNames(if (isGLMM(object)) object$family$linkinv(eta) else eta, row.names(object$frame))
 }
 
 # X beta + offset.
@@ -65,15 +66,27 @@ modes_at <- function(object, k, codes, columns, used) {
 #' @rdname parts
 #' @export
 residuals.merModNN <- function(object, type = c("response", "pearson", "deviance", "working"), scaled = FALSE, ...) {
-  type <- match.arg(type)
-  residual <- response_of(object$frame) - fitted_rows(object)
-  if (type %in% c("pearson", "deviance")) residual <- residual * sqrt(row_weights(object))
-  if (scaled) residual <- residual / object$sigma
+  residual <- residual_rows(object, match.arg(type))
+  if (scaled) residual <- residual / sigma(object)
   stats::naresid(attr(object$frame, "na.action"), residual)
 }
 
+# Residuals of the rows that were used, named by row.
+residual_rows <- function(object, type) {
+  fitted <- fitted_rows(object)
+  residual <- response_values(object) - fitted
+  if (isGLMM(object)) {
+    return(generalized_residuals(object, residual, fitted, type))
+  }
+  if (type %in% c("pearson", "deviance")) residual * sqrt(row_weights(object)) else residual
+}
+
+# The response as numbers: of a binomial model the proportion of successes.
+response_values <- function(object) observed_in(object$frame, object$settings$family)$y
+
+# Prior weights: of a binomial model the numbers of trials.
 row_weights <- function(object) {
-  weights <- stats::model.weights(object$frame)
+  weights <- observed_in(object$frame, object$settings$family)$weights
   if (is.null(weights)) rep(1, nrow(object$frame)) else weights
 }
 

@@ -153,14 +153,14 @@ evaluate_na_action <- function(call, caller) {
   action
 }
 
-# The response as a plain double vector.
-response_of <- function(frame) {
+# The response as a plain double vector; `model` is for messages.
+response_of <- function(frame, model = "a linear mixed model") {
   y <- frame[[1L]]
   name <- names(frame)[1L]
   if (is.matrix(y) && ncol(y) == 1L) y <- drop(y)
   if (!is.numeric(y) || is.matrix(y)) {
     kind <- if (is.matrix(y)) "a matrix" else paste0("of class '", class(y)[1L], "'")
-    stop(sprintf("the response '%s' is %s: a linear mixed model needs one numeric column.", name, kind), call. = FALSE)
+    stop(sprintf("the response '%s' is %s: %s needs one numeric column.", name, kind, model), call. = FALSE)
   }
   as.double(y)
 }

@@ -90,11 +90,11 @@ isREML.merModNN <- function(x, ...) x$REML
 
 #' @rdname likelihood
 #' @export
-isLMM.merModNN <- function(x, ...) TRUE
+isLMM.merModNN <- function(x, ...) is.null(x$family)
 
 #' @rdname likelihood
 #' @export
-isGLMM.merModNN <- function(x, ...) FALSE
+isGLMM.merModNN <- function(x, ...) !is.null(x$family)
 
 #' @rdname likelihood
 #' @export
@@ -116,4 +116,4 @@ isSingular.merModNN <- function(x, tol = 1e-4, ...) {
 
 #' @rdname likelihood
 #' @export
-family.merModNN <- function(object, ...) stats::gaussian()
+family.merModNN <- function(object, ...) if (isGLMM(object)) object$family else stats::gaussian()

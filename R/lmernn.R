@@ -58,7 +58,7 @@
 #' ranef(fit)
 lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action, offset, contrasts = NULL,
                    nets = NULL, method = "auto", control = NULL, device = "auto", seed = NULL, progress = FALSE, ...) {
-  refuse_unknown(...)
+  refuse_unknown("lmernn", ...)
   if (length(REML) != 1L || is.na(as.logical(REML))) {
     stop("REML must be TRUE or FALSE.", call. = FALSE)
   }
@@ -78,10 +78,10 @@ lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action
   fit
 }
 
-refuse_unknown <- function(...) {
+refuse_unknown <- function(caller, ...) {
   extra <- ...names_or_numbers(...)
   if (length(extra)) {
-    stop(sprintf("lmernn() has no argument '%s'.", extra[1L]), call. = FALSE)
+    stop(sprintf("%s() has no argument '%s'.", caller, extra[1L]), call. = FALSE)
   }
 }
 
@@ -92,9 +92,10 @@ refuse_unknown <- function(...) {
 
 # Everything about a model but its estimates: what as.merMod, refit and predict need again.
 #
-# Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, X, groups (factors)
-# and columns (matrices or NULL), the last three in the order of the formula.
-model_parts <- function(parsed, frame, contrasts) {
+# Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, weights, X, groups
+# (factors) and columns (matrices or NULL), the last two in the order of the formula. `family` is that of a generalized
+# model, as text.
+model_parts <- function(parsed, frame, contrasts, family = NULL) {
   fixed <- matrix_part(parsed$fixed, frame, contrasts)
   X <- fixed$matrix
   fixed$matrix <- NULL
@@ -117,15 +118,16 @@ model_parts <- function(parsed, frame, contrasts) {
     bar
   }, bars, groups)
   groups <- lapply(groups, structure, locations = NULL)
+  observed <- observed_in(frame, family)
   list(
-    formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = response_of(frame), X = X,
-    groups = groups, columns = columns, networks = parsed$networks
+    formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = observed$y, weights = observed$weights,
+    X = X, groups = groups, columns = columns, networks = parsed$networks
   )
 }
 
 # The design as rdoor.py reads it: list(meta, buffers).
 send_design <- function(model) {
-  weights <- stats::model.weights(model$frame)
+  weights <- model$weights
   offset <- stats::model.offset(model$frame)
   terms <- lapply(seq_along(model$bars), function(k) {
     bar <- model$bars[[k]]
@@ -160,6 +162,9 @@ rows_for_stored_variances <- 20000L # below this ranef(condVar = TRUE) finds its
 
 # Sends a model to Python and makes the fit of the reply.
 estimate <- function(model, settings) {
+  if (!is.null(settings$family)) {
+    return(estimate_generalized(model, settings))
+  }
   sent <- send_design(model)
   meta <- c(sent$meta, settings, list(condVar = length(model$y) <= rows_for_stored_variances))
   if (length(settings$control) == 0L) meta$control <- NULL
@@ -185,5 +190,5 @@ report_fit <- function(fit) {
   if (fit$scales_differ) {
     warning("Some predictor variables are on very different scales: consider rescaling", call. = FALSE)
   }
-  for (text in fit$networks$messages) warning(text, call. = FALSE)
+  for (text in c(fit$networks$messages, fit$messages)) warning(text, call. = FALSE)
 }

@@ -91,7 +91,7 @@ term_starts <- function(object) c(0L, cumsum(lengths(object$b)))
 native_parts <- function() {
   list(
     X = fixed_matrix,
-    y = function(object) response_of(object$frame),
+    y = response_values,
     mu = function(object) unname(fitted_rows(object)),
     offset = function(object) {
       offset <- stats::model.offset(object$frame)
@@ -112,8 +112,10 @@ native_parts <- function() {
     Lambdat = lambda_transposed,
     Lind = lambda_index,
     Tlist = function(object) stats::setNames(templates(object), names(object$cnms)),
-    RX = function(object) chol(solve(object$unscaled_vcov)),
-    sigma = function(object) object$sigma,
+    RX = function(object) {
+      chol(solve(if (isGLMM(object)) object$given_vcov else object$unscaled_vcov))
+    },
+    sigma = function(object) sigma(object),
     flist = function(object) object$flist,
     fixef = function(object) object$beta,
     beta = function(object) unname(object$beta),
@@ -165,7 +167,7 @@ getME.merModNN <- function(object, name, ...) {
   known <- c(names(native), getME_from_lme4)
   fields <- which(is_field(object))
   if (identical(name, "ALL")) {
-    plain <- is.null(object$networks) && length(fields) == 0L
+    plain <- is.null(object$networks) && length(fields) == 0L && !isTRUE(object$has_dispersion)
     name <- setdiff(known, c(if (!plain) getME_from_lme4, if (length(fields)) getME_of_bars))
   }
   if (length(name) > 1L) {

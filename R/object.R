@@ -9,6 +9,7 @@
 # theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
 # the bars of embed() carry learned = TRUE where method "lmmnn" has learned their features
 # REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
+# settings$family, family, link, phi, nAGQ, given_vcov, messages: of generalized models, see estimate_generalized()
 # networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {
   order <- reply$order + 1L
@@ -134,8 +135,10 @@ model_of <- function(object, y = NULL) {
   if (!is.null(y)) frame[[1L]] <- y
   X <- stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts)
   dimnames(X) <- list(NULL, colnames(X))
+  observed <- observed_in(frame, object$settings$family)
   list(
-    formula = object$formula, frame = frame, fixed = object$fixed, bars = object$bars, y = response_of(frame), X = X,
+    formula = object$formula, frame = frame, fixed = object$fixed, bars = object$bars, y = observed$y,
+    weights = observed$weights, X = X,
     groups = term_factors(object),
     columns = lapply(seq_len(n_terms(object)), function(k) {
       if (is.null(object$bars[[k]]$part$terms)) NULL else term_columns(object, k, frame)

@@ -59,7 +59,7 @@ plot_colours <- c(blue = "#1f6fb4", orange = "#d9622b", grey = "grey60")
 
 plot_residuals <- function(x, ...) {
   fitted <- fitted_rows(x)
-  residual <- (response_of(x$frame) - fitted) * sqrt(row_weights(x)) / x$sigma
+  residual <- residual_rows(x, "pearson") / sigma(x)
   lattice::xyplot(
     residual ~ fitted, data.frame(fitted = fitted, residual = residual),
     xlab = "Fitted values", ylab = "Standardized residuals",
@@ -74,7 +74,7 @@ plot_residuals <- function(x, ...) {
 plot_predicted <- function(x, ...) {
   response <- names(x$frame)[1L]
   shown <- rows_to_show(x)
-  points <- data.frame(predicted = fitted_rows(x), observed = response_of(x$frame))[shown$rows, ]
+  points <- data.frame(predicted = fitted_rows(x), observed = response_values(x))[shown$rows, ]
   range <- range(points)
   lattice::xyplot(
     observed ~ predicted, points, xlab = paste("predicted", response), ylab = paste("observed", response),

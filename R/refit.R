@@ -117,14 +117,19 @@ simulate.merModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.f
   } else {
     effects <- 0
   }
-  noise <- matrix(stats::rnorm(n * nsim), n, nsim)
-  weights <- if (is.null(newdata)) stats::model.weights(object$frame)
-  if (!is.null(weights)) noise <- noise / sqrt(weights)
-  values <- mean + object$sigma * (effects + noise)
-  values <- apply(values, 2L, function(column) stats::napredict(rows$na.action, column), simplify = FALSE)
-  names <- stats::napredict(rows$na.action, stats::setNames(numeric(n), rows$names))
-  result <- as.data.frame(stats::setNames(values, paste0("sim_", seq_len(nsim))), row.names = names(names))
+  eta <- matrix(mean + object$sigma * effects, n, nsim)
+  weights <- if (is.null(newdata)) row_weights(object) else rep(1, n)
+  values <- if (isGLMM(object)) draw_family(object, eta, weights) else draw_normal(object, eta, weights)
+  pad <- function(values) stats::napredict(rows$na.action, values)
+  values <- apply(values, 2L, pad, simplify = FALSE)
+  if (isGLMM(object)) values <- lapply(values, like_response, object, if (is.null(newdata)) pad(weights))
+  names <- names(pad(stats::setNames(numeric(n), rows$names)))
+  result <- structure(stats::setNames(values, paste0("sim_", seq_len(nsim))), row.names = names, class = "data.frame")
   structure(result, na.action = rows$na.action, seed = state$seed)
+}
+
+draw_normal <- function(object, eta, weights) {
+  eta + object$sigma * matrix(stats::rnorm(length(eta)), nrow(eta)) / sqrt(weights)
 }
 
 random_state <- function(seed) {

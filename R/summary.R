@@ -21,7 +21,7 @@ summary.merModNN <- function(object, correlation = length(object$beta) <= 20L, .
   structure(
     list(
       methTitle = method_title(object),
-      objClass = class(object),
+      objClass = class(object)[1L],
       devcomp = deviance_components(object),
       isLmer = TRUE,
       useScale = TRUE,
@@ -47,7 +47,8 @@ summary.merModNN <- function(object, correlation = length(object$beta) <= 20L, .
 #' @rdname summary.merModNN
 #' @export
 print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.comp = "Std.Dev.", ...) {
-  lme4::.prt.methTit(method_title(x), class(x))
+  lme4::.prt.methTit(method_title(x), class(x)[1L])
+  lme4::.prt.family(x$family)
   lme4::.prt.call(x$call)
   lme4::.prt.aictab(information_table(x), 4)
   print_variances(VarCorr(x), digits, ranef.comp)
@@ -93,6 +94,9 @@ print_variances <- function(varcor, digits, comp) {
 vcov.summary.merModNN <- function(object, ...) object$vcov
 
 method_title <- function(object) {
+  if (isGLMM(object)) {
+    return(lme4::methTitle(c(GLMM = 1, NLMM = 0, REML = 0, nAGQ = object$nAGQ)))
+  }
   paste("Linear mixed model fit by", if (object$REML) "REML" else "maximum likelihood ")
 }
 
@@ -110,6 +114,9 @@ deviance_components <- function(object) {
   n <- nrow(object$frame)
   p <- length(object$beta)
   REML <- object$REML
+  if (isGLMM(object)) {
+    return(generalized_components(object))
+  }
   list(
     cmp = c(
       ldL2 = object$ldL2, ldRX2 = object$ldRX2, wrss = object$wrss, ussq = object$ussq, pwrss = object$pwrss,

@@ -37,7 +37,8 @@ tidy.merModNN <- function(x, effects = c("ran_pars", "fixed"), conf.int = FALSE,
     tables[[1L]]$conf.low <- unname(limits[, 1L])
     tables[[1L]]$conf.high <- unname(limits[, 2L])
   }
-  columns <- c("effect", "group", "level", "term", "estimate", "std.error", "statistic", "conf.low", "conf.high")
+  columns <- c("effect", "group", "level", "term", "estimate", "std.error", "statistic", "p.value", "conf.low",
+               "conf.high")
   columns <- intersect(columns, unlist(lapply(tables, names)))
   filled <- lapply(tables, function(table) {
     for (name in setdiff(columns, names(table))) table[[name]] <- NA
@@ -48,8 +49,10 @@ tidy.merModNN <- function(x, effects = c("ran_pars", "fixed"), conf.int = FALSE,
 
 tidy_fixed <- function(x) {
   se <- unname(sqrt(diag(x$unscaled_vcov)) * x$sigma)
-  data.frame(effect = rep("fixed", length(se)), term = as.character(names(x$beta)), estimate = unname(x$beta),
-             std.error = se, statistic = unname(x$beta) / se)
+  table <- data.frame(effect = rep("fixed", length(se)), term = as.character(names(x$beta)),
+                      estimate = unname(x$beta), std.error = se, statistic = unname(x$beta) / se)
+  if (isGLMM(x)) table$p.value <- 2 * stats::pnorm(-abs(table$statistic))
+  table
 }
 
 tidy_variances <- function(x) {
@@ -81,20 +84,21 @@ tidy_coefficients <- function(x) {
 #' @rdname tidiers
 glance.merModNN <- function(x, ...) {
   likelihood <- logLik(x)
-  table <- data.frame(nobs = nobs(x), sigma = x$sigma, logLik = c(likelihood), AIC = AIC(likelihood),
+  table <- data.frame(nobs = nobs(x), sigma = sigma(x), logLik = c(likelihood), AIC = AIC(likelihood),
                       BIC = BIC(likelihood))
-  table[[if (x$REML) "REMLcrit" else "deviance"]] <- x$objective
+  table[[if (x$REML) "REMLcrit" else "deviance"]] <- if (isGLMM(x)) deviance(x) else x$objective
   table$df.residual <- df.residual(x)
   as_tibble_if_installed(table)
 }
 
 #' @rdname tidiers
 augment.merModNN <- function(x, data = stats::model.frame(x), ...) {
+  if (isGLMM(x)) only_linear("augment()", "use fitted() and residuals()")
   fitted <- if (nrow(data) == nobs(x)) fitted_rows(x) else fitted(x)
   if (length(fitted) != nrow(data)) {
     stop(sprintf("data has %d rows but the model has %d.", nrow(data), length(fitted)), call. = FALSE)
   }
-  residual <- if (nrow(data) == nobs(x)) response_of(x$frame) - fitted else residuals(x)
+  residual <- if (nrow(data) == nobs(x)) response_values(x) - fitted else residuals(x)
   table <- as.data.frame(data)
   table$.fitted <- unname(fitted)
   table$.resid <- unname(residual)

@@ -5,7 +5,7 @@
 #' formula
 #' @importFrom stats hatvalues influence logLik model.frame model.matrix nobs predict profile residuals rstudent sigma
 #' @importFrom stats simulate terms update vcov weights getCall
-#' @importFrom lme4 getME isGLMM isLMM isNLMM isREML ngrps rePCA refit refitML
+#' @importFrom lme4 GHrule getME isGLMM isLMM isNLMM isREML ngrps rePCA refit refitML
 #' @importFrom nlme VarCorr fixef ranef
 #' @importFrom Matrix t
 #' @importFrom methods as new

@@ -18,17 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.api import method_for, progress_bar, scales_differ
-from pylmernn.engines import network_variance
+from pylmernn.engines import network_variance, pirls
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.methods import METHODS
+from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
+from pylmernn.families import read_family
 from pylmernn.fit.effects import partial_dependence as _partial_dependence
 from pylmernn.fit.importance import permutation_importance, target_of
 from pylmernn.fit.networks import network_text, short_network_text
 from pylmernn.fit.save import Parts, put_networks
-from pylmernn.formula.design import Design, DesignError
+from pylmernn.formula.design import Design, DesignError, RandomTerm
+from pylmernn.glm import check_design, separation
 from pylmernn.mean.networks import Networks, size_messages
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.training.options import Training
@@ -51,6 +54,7 @@ def _plain_settings(settings: type) -> dict[str, type]:
 
 #: settings that ``control`` takes, and their types; the seed and the device are arguments of their own
 ENGINE = {name: kind for name, kind in _plain_settings(Control).items() if name not in ("seed", "device")}
+GENERALIZED = ("tolerance", "max_evaluations", "singular_tolerance", "dense_limit")
 TRAINING = {name: kind for name, kind in _plain_settings(Training).items() if name != "seed"}
 
 
@@ -103,6 +107,51 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     method = method_for(design, method, control)
     with progress_bar(bool(meta.get("progress")), method) as callback:
         estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+    header, arrays = _send_estimates(terms, design, estimates)
+    if meta.get("condVar") and not _has_learned_features(design, estimates):
+        arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})
+    if estimates.networks is not None:
+        header["networks"], kept = _send_networks(estimates.networks, design)
+        arrays.update(kept)
+    return header, arrays
+
+
+@answer
+def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
+    """Estimate a generalized linear mixed model.
+
+    ``meta`` has the keys of :func:`~pylmernn.rprotocol.read_design`, ``family`` as text, ``nAGQ`` and ``control``. The
+    response of a binomial model is the proportion of successes, its weights the numbers of trials. Beyond what
+    :func:`fit` replies there are the family, its link and dispersion, ``vcov`` (p, p) from the curvature of the
+    log-likelihood, and warnings.
+    """
+    family, nAGQ = read_family(meta["family"]), meta["nAGQ"]
+    settings = meta.get("control") or {}
+    for name in settings:
+        if name not in GENERALIZED:
+            raise ValueError(
+                f"control has no setting '{name}' for generalized models: it has {', '.join(GENERALIZED)}."
+            )
+    control = read_control(settings)
+    terms, design = read_design({**meta, "generalized": True}, read)
+    check_design(design, family)
+    try:
+        estimates = pirls.fit(design, family, nAGQ, control)
+    except np.linalg.LinAlgError as error:
+        raise DesignError(
+            f"the model cannot be fitted: {error}; look at the response, the link and the scales."
+        ) from None
+    header, arrays = _send_estimates(terms, design, estimates)
+    header |= {"family": family.name, "link": family.link.name, "phi": estimates.phi, "nAGQ": nAGQ}
+    header["has_dispersion"] = family.has_dispersion
+    header["messages"] = separation(design, estimates)
+    arrays["vcov"] = estimates.unscaled_vcov if nAGQ == 0 else fixed_covariance(design, estimates)
+    arrays.update({f"v{k}": v for k, v in enumerate(mode_variance(design, estimates))})
+    return header, arrays
+
+
+def _send_estimates(terms: Sequence[RandomTerm], design: Design, estimates: Estimates) -> Reply:
+    """What every fit replies: numbers, the order of the terms, the dropped columns, and arrays term by term."""
     header = {
         "scales_differ": scales_differ(design),
         "method": estimates.method,
@@ -132,11 +181,6 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     }
     arrays.update({f"b{k}": b for k, b in enumerate(estimates.b)})
     arrays.update({f"u{k}": u for k, u in enumerate(estimates.u)})
-    if meta.get("condVar") and not _has_learned_features(design, estimates):
-        arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})
-    if estimates.networks is not None:
-        header["networks"], kept = _send_networks(estimates.networks, design)
-        arrays.update(kept)
     return header, arrays
 
 

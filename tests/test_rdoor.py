@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from pylmernn import rdoor
-from pylmernn.engines import exact, profiled
+from pylmernn.engines import exact, pirls, profiled
 from pylmernn.engines.control import Control
+from pylmernn.engines.pirls_variances import fixed_covariance
 from pylmernn.engines.variances import prediction_variance
+from pylmernn.families import read_family
 from pylmernn.formula.design import NewRows, NewTerm, RandomTerm, make_design
 from pylmernn.training.options import Training
 
@@ -198,3 +200,31 @@ def test_a_model_without_networks_has_no_importance():
     fitted = as_bytes(Y, X, CODES, X, arrays["theta"], arrays["beta"], arrays["b0"])
     message = json.loads(rdoor.importance(json.dumps(meta(**known)), fitted)[0])["error"]
     assert message == "this model has no network."
+
+
+def test_generalized_fit_is_the_engine_s():
+    y = (Y > 1.0).astype(float)
+    term = {"group": "g", "n_levels": Q, "names": ["(Intercept)"], "covariance": "us", "label": "", "constant": True}
+    text = json.dumps(meta(terms=[term], family="binomial(probit)", nAGQ=1))
+    header, arrays = decoded(rdoor.fit_generalized(text, as_bytes(y, X, CODES)))
+    random = [RandomTerm("g", CODES, np.arange(Q), np.ones((N, 1)), ("(Intercept)",))]
+    design = make_design(y, X, ["(Intercept)", "x"], random, generalized=True)
+    direct = pirls.fit(design, read_family("binomial(probit)"))
+    assert header["objective"] == direct.objective
+    assert (header["family"], header["link"], header["has_dispersion"]) == ("binomial", "probit", False)
+    np.testing.assert_array_equal(arrays["beta"], direct.beta)
+    np.testing.assert_allclose(arrays["vcov"].reshape(2, 2), fixed_covariance(design, direct))
+    assert arrays["v0"].shape == (Q,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "poisson"}, "a Poisson response is a whole number"),
+        ({"family": "weibull"}, "family 'weibull' is not known"),
+        ({"family": "binomial", "control": {"epochs": 3}}, "no setting 'epochs' for generalized models"),
+    ],
+)
+def test_generalized_fit_says_what_is_wrong(changes, message):
+    reply = rdoor.fit_generalized(json.dumps(meta(nAGQ=1, **changes)), as_bytes(Y, X, CODES, X))
+    assert message in json.loads(reply[0])["error"]
