@@ -217,7 +217,8 @@ def _gpboost_effects(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
     train, test, _ = codes(task)
     if not task.slopes:
         return {"group_data": train}, {"group_data_pred": test}
-    slopes, slopes_test = slope_columns(task, task.train), slope_columns(task, task.test)
+    scale = slope_columns(task, task.train).std(axis=0)  # of one size, or its search does not end
+    slopes, slopes_test = slope_columns(task, task.train) / scale, slope_columns(task, task.test) / scale
     return (
         {
             "group_data": train,
@@ -229,8 +230,9 @@ def _gpboost_effects(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def slope_columns(task: Task, rows: pd.DataFrame) -> FloatArray:
-    """Values with random slopes (n, k); "t2" is t squared."""
-    return np.column_stack([rows["t"] ** 2 if name == "t2" else rows[name] for name in task.slopes]).astype(float)
+    """Values with random slopes (n, k); "t^2" is t squared."""
+    powers = [name.partition("^") for name in task.slopes]
+    return np.column_stack([rows[name].to_numpy(float) ** int(power or 1) for name, _, power in powers])
 
 
 def _with_categories(task: Task) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -114,7 +114,7 @@ def task(cell: Cell, simulation: Simulation, time_in_network: bool = False) -> T
             random=SLOPES,
             linear=f"{LINEAR} + t + I(t^2)",
             time="t",
-            slopes=("t", "t2"),
+            slopes=("t", "t^2"),
         )
     factors = [name for name, _ in simulation.intercepts]
     bars = "".join(f" + (1 | {name})" for name in factors)

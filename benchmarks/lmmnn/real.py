@@ -41,9 +41,9 @@ def main() -> None:
     methods = options.methods or ["ours", *chosen.methods]
     kind = "folds of units, their last two fifths of rows hidden" if options.later else "random folds"
     split = "the last fifth of every unit's rows hidden" if options.future else f"{options.folds} of 5 {kind}"
-    mean = chosen.mean_future or chosen.mean if options.future else chosen.mean
+    asked = chosen.task(data.head(0), np.arange(0), np.arange(0), False, options.future)
     print(f"pylmernn {pylmernn.__version__}, torch {torch.__version__}, one thread", flush=True)
-    print(f"{options.name}: {len(data)} rows, {split}; ours: {chosen.response} ~ {mean} + {chosen.random}\n")
+    print(f"{options.name}: {len(data)} rows, {split}; ours: {chosen.response} ~ {asked.mean} + {asked.random}\n")
     runs = pd.DataFrame(
         future(chosen, data, methods, options) if options.future else random(chosen, data, methods, options)
     )

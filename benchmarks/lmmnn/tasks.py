@@ -36,7 +36,7 @@ class Task:
     time : str, optional
         Column that orders the rows of a level.
     slopes : tuple of str
-        Columns with random slopes, for methods without formulas.
+        Columns with random slopes, for methods without formulas; "t^2" is a square.
     coordinates : tuple of str
         Columns of a place.
     f : (ndarray, ndarray), optional
