@@ -59,7 +59,7 @@ as_lmerMod <- function(fit) {
 
 as_glmerMod <- function(fit) {
   if (fit$has_dispersion) {
-    stop(sprintf("lme4 approximates %s models in another way: as_merMod() takes binomial and Poisson models.",
+    stop(sprintf("lme4 approximates a %s model in another way: as_merMod() takes binomial and Poisson models.",
                  fit$family$family), call. = FALSE)
   }
   parts <- lme4_parts(fit)

@@ -72,6 +72,7 @@ compare_models <- function(models, names, refit) {
   if (length(unique(vapply(models, stats::nobs, 0))) > 1L) {
     stop("the models were not all fitted to the same number of rows.", call. = FALSE)
   }
+  check_comparable(models, names)
   by_reml <- vapply(models, function(one) !inherits(one, "lm") && isREML(one), NA)
   if (refit && any(by_reml)) {
     message("refitting model(s) with ML (instead of REML)")
@@ -111,6 +112,18 @@ compare_models <- function(models, names, refit) {
     network_note(models)
   )
   structure(table, heading = heading, class = c("anova", "data.frame"))
+}
+
+# Densities of numbers, counts and proportions are of different things.
+check_comparable <- function(models, names) {
+  families <- sub("\\(.*", "", tolower(vapply(models, function(one) family(one)$family, "")))
+  kinds <- c("negative binomial" = "poisson", negative.binomial = "poisson", inverse.gaussian = "gamma")
+  same <- ifelse(families %in% names(kinds), kinds[families], families)
+  other <- which(same != same[1L])
+  if (length(other)) {
+    stop(sprintf("likelihoods of a %s model and a %s model cannot be compared: %s and %s.", families[1L],
+                 families[other[1L]], names[1L], names[other[1L]]), call. = FALSE)
+  }
 }
 
 #' @rdname inference

@@ -154,6 +154,8 @@ test_that("tests, refits, simulations and updates are lme4's", {
   less_by_lme4 <- by_glmer(cbind(incidence, size - incidence) ~ 1 + (1 | herd), cbpp, binomial)
   expect_equal(anova(less, ours)$Chisq, anova(less_by_lme4, theirs)$Chisq, tolerance = 1e-4)
   expect_identical(rownames(anova(less, ours)), c("less", "ours"))
+  fixed <- glm(cbind(incidence, size - incidence) ~ period, binomial, cbpp)
+  expect_equal(anova(ours, fixed)$Chisq, anova(theirs, fixed)$Chisq, tolerance = 1e-3)
   expect_equal(anova(ours)[["F value"]], anova(theirs)[["F value"]], tolerance = 1e-3)
   expect_equal(drop1(ours, test = "Chisq")$LRT[2L], anova(less, ours)$Chisq[2L], tolerance = 1e-6)
   # lme4 has a rounding error more in its means, so a draw at a step of the distribution may differ
@@ -254,5 +256,8 @@ test_that("verbs of linear models stop for generalized ones", {
   expect_error(confint(fit, method = "profile"), "or confint(as_merMod(fit), method = \"profile\").", fixed = TRUE)
   expect_error(refit(fit, cbpp$incidence), "the new response has 1 columns but that of the fit has 2.", fixed = TRUE)
   expect_error(refit(fit, matrix(1, 3, 2)), "the new response has 3 values but the model has 56 rows.", fixed = TRUE)
+  counts <- glmernn(incidence ~ period + (1 | herd), cbpp, poisson)
+  expect_error(anova(fit, counts), "likelihoods of a binomial model and a poisson model cannot be compared: fit and",
+               fixed = TRUE)
   expect_error(anova(fit, glmer_cbpp(nAGQ = 9)), "fit those models by glmernn().", fixed = TRUE)
 })
