@@ -26,9 +26,11 @@ fitted.merModNN <- function(object, ...) {
 
 # Fitted values of the rows that were used, named by row; means where the model is generalized.
 fitted_rows <- function(object) {
-  eta <- fixed_predictor(object) + random_predictor(object)
+  eta <- linear_predictor(object)
   stats::setNames(if (isGLMM(object)) object$family$linkinv(eta) else eta, row.names(object$frame))
 }
+
+linear_predictor <- function(object) fixed_predictor(object) + random_predictor(object)
 
 # X beta + offset.
 fixed_predictor <- function(object) {

@@ -49,7 +49,7 @@ generalized_residuals <- function(object, residual, mu, type) {
   switch(
     type,
     response = residual,
-    working = residual / family$mu.eta(family$linkfun(mu)),
+    working = residual / family$mu.eta(linear_predictor(object)),
     pearson = residual * sqrt(row_weights(object) / family$variance(mu)),
     deviance = {
       squares <- family$dev.resids(response_values(object), unname(mu), row_weights(object))

@@ -58,6 +58,25 @@ test_that("cbpp is lme4's: estimates, residuals, predictions and what its summar
   expect_equal(printed(a)[1:16], printed(summary(theirs))[1:16])
 })
 
+test_that("Python prints the same summary", {
+  skip_without_python()
+  data <- transform(cbpp, k = incidence, m = size - incidence, period = paste0("p", period))
+  file <- tempfile(fileext = ".csv")
+  utils::write.csv(data, file, row.names = FALSE)
+  shown <- by_python(c(
+    "fit = pylmernn.glmernn('cbind(k, m) ~ period + (1 | herd)', pd.read_csv(sys.argv[1]), nAGQ=3)",
+    "print(json.dumps(str(fit.summary()).splitlines()))"
+  ), file)
+  fit <- glmernn(cbind(k, m) ~ period + (1 | herd), data, nAGQ = 3)
+  of_r <- capture.output(print(summary(fit), signif.stars = TRUE))
+  compared <- function(lines) { # without the title, which has the class, the name of the data and kinds of quotes
+    lines <- lines[nzchar(lines) & !grepl("^(   Data|Signif)", lines)]
+    lines[-(1:2)]
+  }
+  expect_gt(length(compared(shown)), 15L)
+  expect_equal(compared(of_r), compared(shown))
+})
+
 test_that("quadrature finds lme4's estimates, and log-likelihoods of every nAGQ can be compared", {
   skip_without_python()
   nodes <- c(0L, 1L, 9L, 25L)
@@ -123,6 +142,7 @@ test_that("Gamma, inverse Gaussian and negative binomial fits have a dispersion 
     y <- fit$frame[[1L]]
     expect_equal(attr(logLik(fit), "df"), length(fixef(fit)) + 2L)
     expect_equal(unname(residuals(fit, "pearson")), unname((y - mu) / sqrt(family(fit)$variance(mu))))
+    expect_equal(unname(residuals(fit, "working")), unname((y - mu) / family(fit)$mu.eta(predict(fit))))
     expect_equal(predict(fit, type = "response"), mu)
     expect_equal(mean(as.matrix(simulate(fit, 50, seed = 1, re.form = NULL))), mean(mu), tolerance = 0.02)
     expect_error(as_merMod(fit), "as_merMod() takes binomial and Poisson models", fixed = TRUE)
