@@ -228,7 +228,8 @@ draw_family <- function(object, eta, weights) {
     poisson = stats::rpois(size, mu),
     Gamma = stats::rgamma(size, weights / phi, scale = mu * phi / weights),
     inverse.gaussian = draw_inverse_gaussian(mu, weights / phi),
-    negative.binomial = stats::rnbinom(size, size = phi, mu = mu)
+    negative.binomial = stats::rnbinom(size, size = phi, mu = mu),
+    beta = stats::rbeta(size, mu * phi, (1 - mu) * phi)
   )
   matrix(drawn, nrow(eta))
 }

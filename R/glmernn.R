@@ -7,7 +7,7 @@
 #' The log-likelihood has all its constants for every `nAGQ`, so fits with different `nAGQ` can be compared; those of
 #' lme4 cannot. Binomial and Poisson models are approximated as lme4 does, those with a dispersion as glmmTMB does, and
 #' the dispersion is estimated by maximum likelihood: `Var(y)` is `phi mu^2 / weight` for Gamma, `phi mu^3 / weight` for
-#' inverse Gaussian, `mu + mu^2 / phi` for negative binomial responses.
+#' inverse Gaussian, `mu + mu^2 / phi` for negative binomial, `mu (1 - mu) / (1 + phi)` for beta responses.
 #'
 #' @inheritParams lmernn
 #' @param formula A two-sided formula with at least one random term, in lme4's grammar. A binomial response is 0/1,
@@ -15,7 +15,7 @@
 #'   trials as `weights`.
 #' @param family `binomial` (links logit, probit, cloglog, cauchit), `poisson` (log, sqrt), `Gamma` (inverse, log,
 #'   identity), `inverse.gaussian` (1/mu^2, log, inverse), as R has them, or their names, `"binomial(probit)"`; or
-#'   `"negative.binomial"` (log), whose size is estimated.
+#'   `"negative.binomial"` (log) or `"beta"` (logit, probit, cloglog).
 #' @param nAGQ 1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one
 #'   or several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher.
 #' @param weights,subset,offset As in [lme4::glmer()]: expressions of columns of `data`.
@@ -162,22 +162,33 @@ family_object <- function(name, link, phi) {
     poisson = stats::poisson(link),
     Gamma = stats::Gamma(link),
     inverse.gaussian = stats::inverse.gaussian(link),
-    negative.binomial = negative_binomial(phi)
+    negative.binomial = negative_binomial(link, phi),
+    beta = beta_family(link, phi),
+    stop(sprintf("family '%s' is offered in Python only.", name), call. = FALSE)
   )
 }
 
-# Counts with variance mu + mu^2 / size, as a family object of R.
-negative_binomial <- function(size) {
-  link <- stats::make.link("log")
+# Families that R has no object for, with phi in their name.
+own_family <- function(name, link, phi, variance, dev.resids) {
+  link <- stats::make.link(link)
   structure(
-    list(
-      family = sprintf("negative.binomial(%.4g)", size), link = "log", linkfun = link$linkfun, linkinv = link$linkinv,
-      variance = function(mu) mu + mu^2 / size,
-      dev.resids = function(y, mu, wt) {
-        2 * wt * (y * log(pmax(y, 1) / mu) - (y + size) * log((y + size) / (mu + size)))
-      },
-      mu.eta = link$mu.eta, valideta = link$valideta, validmu = function(mu) all(mu > 0)
-    ),
+    c(list(family = sprintf("%s(%.4g)", name, phi), link = link$name), unclass(link)[c("linkfun", "linkinv", "mu.eta")],
+      list(variance = variance, dev.resids = dev.resids, valideta = link$valideta)),
     class = "family"
   )
+}
+
+# Counts with variance mu + mu^2 / size.
+negative_binomial <- function(link, size) {
+  own_family("negative.binomial", link, size, function(mu) mu + mu^2 / size, function(y, mu, wt) {
+    2 * wt * (y * log(pmax(y, 1) / mu) - (y + size) * log((y + size) / (mu + size)))
+  })
+}
+
+# Numbers between 0 and 1 with variance mu (1 - mu) / (1 + phi).
+beta_family <- function(link, phi) {
+  density <- function(y, mu) stats::dbeta(y, mu * phi, (1 - mu) * phi, log = TRUE)
+  own_family("beta", link, phi, function(mu) mu * (1 - mu) / (1 + phi), function(y, mu, wt) {
+    2 * wt * (density(y, y) - density(y, mu))
+  })
 }

@@ -132,14 +132,15 @@ test_that("links are lme4's and families are given as R users give them", {
   expect_identical(fixef(fit_cbpp(family = binomial())), fixef(fit_cbpp()))
 })
 
-test_that("Gamma, inverse Gaussian and negative binomial fits have a dispersion and obey their families", {
+test_that("Gamma, inverse Gaussian, negative binomial and beta fits have a dispersion and obey their families", {
   skip_without_python()
   formula <- Reaction ~ Days + (1 | Subject)
   fits <- list(glmernn(formula, sleepstudy, Gamma("log")), glmernn(formula, sleepstudy, inverse.gaussian("log")),
-               glmernn(TICKS ~ YEAR + (1 | BROOD), grouseticks, "negative.binomial"))
+               glmernn(TICKS ~ YEAR + (1 | BROOD), grouseticks, "negative.binomial"),
+               glmernn(angle / 100 ~ temp + (1 | recipe:replicate), cake, "beta"))
   for (fit in fits) {
     mu <- fitted(fit)
-    y <- fit$frame[[1L]]
+    y <- as.double(fit$frame[[1L]])
     expect_equal(attr(logLik(fit), "df"), length(fixef(fit)) + 2L)
     expect_equal(unname(residuals(fit, "pearson")), unname((y - mu) / sqrt(family(fit)$variance(mu))))
     expect_equal(unname(residuals(fit, "working")), unname((y - mu) / family(fit)$mu.eta(predict(fit))))
@@ -157,6 +158,11 @@ test_that("Gamma, inverse Gaussian and negative binomial fits have a dispersion 
   counts <- fits[[3L]]
   density <- sum(dnbinom(grouseticks$TICKS, size = counts$phi, mu = fitted(counts), log = TRUE))
   expect_equal(-2 * density + counts$ussq + counts$ldL2, counts$objective, tolerance = 1e-8)
+  shares <- fits[[4L]]
+  mu <- fitted(shares)
+  density <- sum(dbeta(cake$angle / 100, mu * shares$phi, (1 - mu) * shares$phi, log = TRUE))
+  expect_equal(-2 * density + shares$ussq + shares$ldL2, shares$objective, tolerance = 1e-8)
+  expect_match(capture.output(print(shares))[3L], "beta\\(.*\\)  \\( logit \\)")
 })
 
 test_that("inverse Gaussian draws have the mean and variance of the family", {
