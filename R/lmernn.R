@@ -68,6 +68,7 @@ lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
   model <- model_parts(parsed, frame, contrasts)
+  warn_of_slopes(model)
   call$formula <- parsed$formula
   settings <- list(REML = as.logical(REML), method = method, control = as.list(control), device = device,
                    seed = if (!is.null(seed)) as.integer(seed), progress = isTRUE(progress))

@@ -292,3 +292,17 @@ network_note <- function(models) {
 print_networks <- function(lines) {
   if (length(lines)) cat(lines, sep = "\n")
 }
+
+# Warns of columns left of a bar that only a network has in the mean: the random slopes may take their average effect.
+warn_of_slopes <- function(model) {
+  for (network in model$networks) {
+    inputs <- vapply(network$inputs, deparse1, "")
+    for (bar in model$bars) {
+      for (name in setdiff(intersect(bar$names, inputs), colnames(model$X))) {
+        warning(sprintf(paste("'%s' has random slopes in %s and is an input of %s, but has no fixed effect: add it as a",
+                              "term of its own, or the random slopes may take its average effect"),
+                        name, bar$label, network$label), call. = FALSE)
+      }
+    }
+  }
+}

@@ -214,10 +214,24 @@ def report_design(design: Design) -> None:
             UserWarning,
             stacklevel=3,
         )
+    for message in slopes_without_line(design):
+        warnings.warn(message, UserWarning, stacklevel=3)
     if scales_differ(design):
         warnings.warn(
             "Some predictor variables are on very different scales: consider rescaling", UserWarning, stacklevel=3
         )
+
+
+def slopes_without_line(design: Design) -> tuple[str, ...]:
+    """A sentence for each column left of a bar that only a network has in the mean: b may take its average effect."""
+    inputs = {name: net.label for net in design.nets for name in net.input_names}
+    return tuple(
+        f"'{name}' has random slopes in {term.label} and is an input of {inputs[name]}, but has no fixed effect: add "
+        "it as a term of its own, or the random slopes may take its average effect"
+        for term in design.random
+        for name in term.column_names
+        if name in inputs and name not in design.fixed_names
+    )
 
 
 def scales_differ(design: Design) -> bool:

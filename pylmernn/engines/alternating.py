@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pylmernn.engines import exact
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
-from pylmernn.engines.randompart import RandomPart
+from pylmernn.engines.randompart import DENSE_ENOUGH, RandomPart
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import NetSpec, Networks, build, specify, weights_of
 from pylmernn.training.holdout import Split, split
@@ -87,7 +87,7 @@ def fit(
     members = new_members(design, REML, control, training, specs, held)
     best, stopped = _train(members, held, training, callback)
     networks = _networks(design, specs, members, held, best)
-    estimates = exact.fit(with_networks(design, networks.fitted), REML, control, start)
+    estimates = exact.fit_by_size(with_networks(design, networks.fitted), REML, control, start, DENSE_ENOUGH)
     if stopped:
         message = f"{stopped}; these are the best networks so far"
         convergence = dataclasses.replace(estimates.convergence, converged=False, message=message)

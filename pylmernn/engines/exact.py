@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from pylmernn.engines import profiled, spatialfit, vecchia, vecchiafit
+from pylmernn.engines import iterative, profiled, spatialfit, vecchia, vecchiafit
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.profiled import Problem
@@ -87,6 +88,34 @@ def fit(
     if isinstance(problem, SpatialProblem):
         return spatialfit.fit(problem, control, start, callback)
     return profiled.estimate(problem, control, start, callback)
+
+
+def fit_by_size(
+    design: Design, REML: bool, control: Control, start: FloatArray | None = None, limit: int = 0
+) -> Estimates:
+    """:func:`fit`, or the iterative engine where more than ``limit`` effects of bars would be factored together."""
+    if not has_fields(design) and factored_together(design, limit) > limit:
+        return iterative.fit(design, REML, control, start)
+    return fit(design, REML, control, start)
+
+
+def factored_together(design: Design, limit: int) -> int:
+    """Random effects of bars that an exact dense factor holds; where their number is beyond the limit, of those that
+    rows tie together.
+    """
+    plan = profiled.layout(design.random)
+    terms = [design.random[t[0]] for t in plan.factors]
+    width = [sum(design.random[i].width for i in t) for t in plan.factors]
+    total = sum(term.n_levels * d for term, d in zip(terms[1:], width[1:], strict=True))
+    if total <= limit:
+        return total
+    first = np.cumsum([0, *(term.n_levels for term in terms)])
+    rows = np.concatenate([terms[0].codes.astype(np.int64)] * (len(terms) - 1))
+    columns = np.concatenate([first[k] + terms[k].codes for k in range(1, len(terms))])
+    graph = sp.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(first[-1],) * 2).tocsr()
+    labels = sp.csgraph.connected_components(graph, directed=False)[1]
+    weight = np.repeat([0, *width[1:]], [term.n_levels for term in terms])
+    return int(np.bincount(labels, weights=weight).max())
 
 
 def devfun(design: Design, REML: bool = True) -> Callable[[FloatArray], float]:

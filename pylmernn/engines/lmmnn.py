@@ -35,6 +35,7 @@ from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.learned import CoordinatePart, TablePart, is_learned
 from pylmernn.engines.marginal import Covariance, FieldPart, LevelPart, Part
 from pylmernn.engines.minibatch import MarginalTrainer
+from pylmernn.engines.randompart import DENSE_ENOUGH
 from pylmernn.formula.design import Design, DesignError, NetTerm
 from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.networks import NetSpec, Networks, Weights, build, specify, weights_of
@@ -144,7 +145,8 @@ def fit(
     elif faithful:
         estimates = estimates_at_fixed(given, run.theta, run.sigma, REML, control)
     else:
-        estimates = exact.fit(given, REML, control, run.theta if start is None else start)
+        first = run.theta if start is None else start
+        estimates = exact.fit_by_size(given, REML, control, first, DENSE_ENOUGH)
     if run.stopped:
         message = f"{run.stopped}; these are the best networks so far"
         convergence = dataclasses.replace(estimates.convergence, converged=False, message=message)

@@ -6,10 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-
-from pylmernn.engines import alternating, exact, iterative, profiled, vecchiafit
+from pylmernn.engines import alternating, exact, iterative, vecchiafit
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design
@@ -60,21 +57,4 @@ def choose_method(design: Design, control: Control | None = None) -> str:
     if exact.has_fields(design):
         return "vecchia" if exact.wants_vecchia(design, control or Control()) else "profiled"
     control = control or Control()
-    plan = profiled.layout(design.random)
-    sizes = [design.random[t[0]].n_levels * sum(design.random[i].width for i in t) for t in plan.factors]
-    if sum(sizes[1:]) <= control.dense_limit:
-        return "profiled"
-    return "profiled" if _largest_component(design, plan) <= control.dense_limit else "iterative"
-
-
-def _largest_component(design: Design, plan: profiled.Layout) -> int:
-    """Random effects of the rest in the largest set of levels that rows tie together."""
-    terms = [design.random[t[0]] for t in plan.factors]
-    start = np.cumsum([0, *(term.n_levels for term in terms)])
-    width = [sum(design.random[i].width for i in t) for t in plan.factors]
-    rows = np.concatenate([terms[0].codes.astype(np.int64)] * (len(terms) - 1))
-    columns = np.concatenate([start[k] + terms[k].codes for k in range(1, len(terms))])
-    graph = sp.coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(start[-1], start[-1])).tocsr()
-    _, labels = sp.csgraph.connected_components(graph, directed=False)
-    weight = np.repeat([0, *width[1:]], [term.n_levels for term in terms])
-    return int(np.bincount(labels, weights=weight).max())
+    return "iterative" if exact.factored_together(design, control.dense_limit) > control.dense_limit else "profiled"

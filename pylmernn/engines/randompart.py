@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.engines.control import Control
-from pylmernn.engines.exact import problem_for
+from pylmernn.engines.exact import factored_together, has_fields, problem_for
+from pylmernn.engines.iterative import IterativeProblem
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.profiled import Problem
 from pylmernn.engines.spatialfit import SpatialProblem
@@ -19,6 +20,9 @@ from pylmernn.formula.design import Design
 FloatArray = NDArray[np.float64]
 
 NEAR_ENOUGH = 1000  # locations of a field alone beyond which neighbours stand for all of them during training
+DENSE_ENOUGH = 4000  # effects of bars in a dense factor beyond which training and what follows it go without one
+PROBES = 20  # of the iterative engine during training
+FIRST_SEARCH = 20  # evaluations
 STEP_SHARE = 0.1  # of the training time that may go into searching theta
 DENSE_RATE, TRAINING_RATE = 3e10, 1e10  # operations a second, to guess costs by: a clock would not be repeatable
 
@@ -40,8 +44,19 @@ def search_every(q_r: int, n: int, weights: int) -> int:
     return max(1, math.ceil(search / (STEP_SHARE * epoch)))
 
 
+def _problem(design: Design, REML: bool, device: str) -> Problem | SpatialProblem | VecchiaProblem:
+    """The engine that is quick enough to be asked again and again."""
+    if offered(design) and design.random[0].n_levels > NEAR_ENOUGH:
+        return VecchiaProblem(design, REML)
+    if not has_fields(design) and factored_together(design, DENSE_ENOUGH) > DENSE_ENOUGH:
+        return IterativeProblem(design, REML, Control(probes=PROBES))
+    return problem_for(design, REML, device)
+
+
 def _dense_columns(problem: Problem | SpatialProblem | VecchiaProblem) -> int:
     """Random effects that an evaluation factors densely, or as many as take that long."""
+    if isinstance(problem, IterativeProblem):
+        return DENSE_ENOUGH // 2
     if isinstance(problem, VecchiaProblem):
         q, m = problem.neighbours.shape
         return math.ceil((2.0 * q * m**3) ** (1.0 / 3.0))
@@ -65,11 +80,7 @@ class RandomPart:
 
     def __init__(self, design: Design, REML: bool, device: str, weights_trained: int) -> None:
         self.design, self.control = design, Control()
-        self.problem: Problem | SpatialProblem | VecchiaProblem = (
-            VecchiaProblem(design, REML)
-            if offered(design) and design.random[0].n_levels > NEAR_ENOUGH
-            else problem_for(design, REML, device)
-        )
+        self.problem = _problem(design, REML, device)
         self.every = search_every(_dense_columns(self.problem), design.n, weights_trained)
         self._x: FloatArray | None = None
         self._elimination: Any = None
@@ -82,7 +93,8 @@ class RandomPart:
         problem.replace_response(residual)
         if self._calls % self.every == 0:
             start = problem.start(self.control) if self._x is None else self._x
-            self._x = minimize(problem.search, start, 1e-3, 20 if self._x is None else 3).x
+            evaluations = FIRST_SEARCH if self._x is None else 3
+            self._x = minimize(problem.search, start, 1e-3, evaluations, noise=problem.noise).x
             self._elimination = problem.at(self._x)
         self._calls += 1
         modes = problem.modes(self._elimination)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -189,3 +190,12 @@ def test_prior_weights_reach_the_networks():
     error = [float(np.mean((new["y"] - fit.predict(new)) ** 2)) for fit in (weighted, plain)]
     assert error[0] < 0.5
     assert error[1] > 1.5 * error[0]
+
+
+def test_random_slopes_of_an_input_want_its_line():
+    data = simulate(600)
+    with pytest.warns(UserWarning, match=r"'x' has random slopes in \(x \| g\) and is an input of nn"):
+        pylmernn.lmernn("y ~ nn(x, z, hidden = c(5)) + (x | g)", data, control=QUICK, seed=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*random slopes.*")
+        pylmernn.lmernn("y ~ x + nn(x, z, hidden = c(5)) + (x | g)", data, control=QUICK, seed=1)
