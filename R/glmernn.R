@@ -13,7 +13,7 @@
 #' @param formula A two-sided formula with at least one random term, in lme4's grammar. A binomial response is 0/1,
 #'   logical, a factor (its first level is failure), `cbind(successes, failures)`, or a proportion with the numbers of
 #'   trials as `weights`.
-#' @param family `binomial` (links logit, probit, cloglog, cauchit), `poisson` (log, sqrt), `Gamma` (inverse, log,
+#' @param family `binomial` (links logit, probit, cloglog, cauchit), `poisson` (log), `Gamma` (inverse, log,
 #'   identity), `inverse.gaussian` (1/mu^2, log, inverse), as R has them, or their names, `"binomial(probit)"`; or
 #'   `"negative.binomial"` (log) or `"beta"` (logit, probit, cloglog).
 #' @param nAGQ 1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one

@@ -43,7 +43,7 @@ def glmernn(
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     family : str, default "binomial"
-        "binomial" (links logit, probit, cloglog, cauchit), "poisson" (log, sqrt), "Gamma" (inverse, log, identity),
+        "binomial" (links logit, probit, cloglog, cauchit), "poisson" (log), "Gamma" (inverse, log, identity),
         "inverse.gaussian" (1/mu^2, log, inverse), "negative.binomial" (log), "beta" (logit, probit, cloglog); a link
         other than the first is written "binomial(probit)". Dispersions are estimated with the other parameters: Var(y)
         is ``phi mu^2 / weight`` for Gamma, ``phi mu^3 / weight`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative

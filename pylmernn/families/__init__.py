@@ -48,8 +48,8 @@ def read_family(text: str | Family) -> Family:
 
     Examples
     --------
-    >>> str(read_family("binomial")), str(read_family("poisson(sqrt)"))
-    ('binomial(logit)', 'poisson(sqrt)')
+    >>> str(read_family("binomial")), str(read_family("Gamma(log)"))
+    ('binomial(logit)', 'Gamma(log)')
     """
     if isinstance(text, Family):
         return text

@@ -53,10 +53,6 @@ def _log(eta: FloatArray) -> Derivatives:
     return mu, mu, mu, mu
 
 
-def _sqrt(eta: FloatArray) -> Derivatives:
-    return eta**2, 2.0 * eta, np.full_like(eta, 2.0), np.zeros_like(eta)
-
-
 def _inverse(eta: FloatArray) -> Derivatives:
     mu = 1.0 / eta
     return mu, -(mu**2), 2.0 * mu**3, -6.0 * mu**4
@@ -107,7 +103,6 @@ LINKS: dict[str, Link] = {
     for link in (
         Link("identity", _identity, lambda mu: mu),
         Link("log", _log, np.log),
-        Link("sqrt", _sqrt, np.sqrt),
         Link("inverse", _inverse, lambda mu: 1.0 / mu),
         Link("1/mu^2", _inverse_square, lambda mu: 1.0 / mu**2),
         Link("logit", _logit, lambda mu: np.log(mu / (1.0 - mu))),

@@ -22,7 +22,7 @@ class Poisson(ExponentialFamily):
     """``y ~ Poisson(mu)``; a weight a counts a row a times."""
 
     name = "poisson"
-    links = ("log", "sqrt")
+    links = ("log",)
     canonical = "log"
     expected = True
 
