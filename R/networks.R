@@ -295,13 +295,13 @@ print_networks <- function(lines) {
 
 # Warns of columns left of a bar that only a network has in the mean: the random slopes may take their average effect.
 warn_of_slopes <- function(model) {
+  text <- paste("'%s' has random slopes in %s and is an input of %s, but has no fixed effect: add it as a term of",
+                "its own, or the random slopes may take its average effect")
   for (network in model$networks) {
     inputs <- vapply(network$inputs, deparse1, "")
     for (bar in model$bars) {
       for (name in setdiff(intersect(bar$names, inputs), colnames(model$X))) {
-        warning(sprintf(paste("'%s' has random slopes in %s and is an input of %s, but has no fixed effect: add it as a",
-                              "term of its own, or the random slopes may take its average effect"),
-                        name, bar$label, network$label), call. = FALSE)
+        warning(sprintf(text, name, bar$label, network$label), call. = FALSE)
       }
     }
   }

@@ -12,25 +12,10 @@ ours <- arguments[5] == "pylmernn"
 fitter <- if (ours) pylmernn::lmernn else lmer
 criterion <- if (ours) pylmernn::REMLcrit else REMLcrit
 
-read_column <- function(column, n) {
-  path <- file.path(folder, paste0(column$name, ".bin"))
-  if (column$type == "factor") {
-    structure(
-      readBin(path, "integer", n, endian = "little"),
-      levels = unlist(column$levels), class = "factor"
-    )
-  } else {
-    readBin(path, "double", n, endian = "little")
-  }
-}
-
-described <- jsonlite::read_json(file.path(folder, "columns.json"))
-data <- lapply(described$columns, read_column, n = described$n)
-names(data) <- vapply(described$columns, `[[`, "", "name")
-data <- as.data.frame(data)
-
-status <- readLines("/proc/self/status")
-before <- as.numeric(gsub("[^0-9]", "", grep("VmRSS", status, value = TRUE)))
+here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE)))
+source(file.path(here, "columns.R"))
+data <- read_columns(folder)
+before <- memory_now()
 
 # what loads on first use
 invisible(fitter(Reaction ~ Days + (Days | Subject), sleepstudy))
@@ -53,7 +38,7 @@ if (repeats > 5) {
   cpu <- spent[["user.self"]] + spent[["sys.self"]]
 }
 cat(jsonlite::toJSON(list(
-  wall = I(wall), cpu = I(cpu), memory_before = before / 1024,
+  wall = I(wall), cpu = I(cpu), memory_before = before,
   objective = if (reml) criterion(fit) else -2 * as.numeric(logLik(fit)),
   evaluations = if (ours) NA else fit@optinfo$feval,
   variances = I(as.data.frame(VarCorr(fit))$vcov),

@@ -112,3 +112,12 @@ test_that("prediction intervals count the networks", {
   new$x[2] <- NA
   expect_identical(unname(which(is.na(predict(fit, new, se.fit = TRUE)$se.fit))), 2L)
 })
+
+test_that("random slopes of an input want its line", {
+  skip_without_python()
+  d <- simulated(500)
+  suppressMessages(expect_warning(
+    lmernn(y ~ nn(x, z, hidden = 5) + (x | g), d, control = quick, seed = 1),
+    "'x' has random slopes in (x | g) and is an input of nn(x, z, hidden = 5)", fixed = TRUE
+  ))
+})
