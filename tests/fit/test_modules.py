@@ -356,7 +356,7 @@ def test_more_parameters_than_rows_warn_once(tower):
 
 
 class Breaks(nn.Module):
-    """A linear layer whose value is NaN from the given call in training on."""
+    """A linear layer whose value is NaN while training, from the given call on."""
 
     def __init__(self, steps):
         super().__init__()
@@ -364,7 +364,7 @@ class Breaks(nn.Module):
 
     def forward(self, x):
         self.left -= self.training
-        return self.layer(x) * (1.0 if self.left >= 0 else math.nan)
+        return self.layer(x) * (math.nan if self.training and self.left < 0 else 1.0)
 
 
 def test_a_loss_that_stops_being_finite_keeps_the_last_good_state():
