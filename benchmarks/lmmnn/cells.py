@@ -47,11 +47,18 @@ class Cell:
     truth: dict[str, float]
 
 
-def cells(table: int, embedding: bool = False, aligned: bool = True, future: bool | None = None) -> Iterator[Cell]:
+def cells(
+    table: int,
+    embedding: bool = False,
+    aligned: bool = True,
+    future: bool | None = None,
+    places: int | None = None,
+) -> Iterator[Cell]:
     """The rows of one of Tables 1 to 5, in the paper's order.
 
     ``embedding`` is g(Z) = ZW (Tables 1 and 2), ``aligned=False`` draws factors on their own (2 and 5), ``future``
-    picks a half of Table 3; None is both.
+    picks a half of Table 3; None is both. ``places`` is the number of places in Table 5, by default a tenth of the
+    rows.
     """
     if table == 1:
         for v, q in itertools.product((0.1, 1.0, 10.0), (100, 1000, 10_000)):
@@ -68,7 +75,7 @@ def cells(table: int, embedding: bool = False, aligned: bool = True, future: boo
             yield _spatial((v0, v1), q)
     else:
         for v in itertools.product(VARIANCES, repeat=3):
-            yield _spatial_categorical(v, aligned)
+            yield _spatial_categorical(v, aligned, places)
 
 
 def drawn(simulation: Simulation, cell: Cell) -> dict[str, float]:
@@ -174,13 +181,13 @@ def _spatial(variances: tuple[float, float], q: int) -> Cell:
     )
 
 
-def _spatial_categorical(variances: tuple[float, ...], aligned: bool) -> Cell:
+def _spatial_categorical(variances: tuple[float, ...], aligned: bool, places: int | None) -> Cell:
     names = ("z1 (Intercept)", "z2 (Intercept)", *FIELD_NAMES)
     return Cell(
         5,
         " ".join(f"{x:g}" for x in variances),
         variances,
-        partial(_places_and_levels, (*variances, 1.0), aligned),
+        partial(_places_and_levels, (*variances, 1.0), aligned, places),
         {"sigma2": "sigma2"} | {f"v{k}": name for k, name in enumerate(names)},
         {"sigma2": 1.0} | {f"v{k}": v for k, v in enumerate((*variances, 1.0))},
     )
@@ -191,7 +198,9 @@ def _subjects(variances: tuple[float, float, float], future: bool, seed: int, n:
     return longitudinal(n // 10, variances, 0.3, seed, n, future)
 
 
-def _places_and_levels(variances: tuple[float, float, float, float], aligned: bool, seed: int, n: int) -> Simulation:
+def _places_and_levels(
+    variances: tuple[float, float, float, float], aligned: bool, places: int | None, seed: int, n: int
+) -> Simulation:
     """Places and levels in proportion to the rows: 10,000, 3,000 and 3,000 for 100,000."""
-    share = n / 100_000
-    return spatial_categorical((n // 10, int(3000 * share), int(3000 * share)), variances, seed, n, aligned)
+    levels = 3 * n // 100
+    return spatial_categorical((places or n // 10, levels, levels), variances, seed, n, aligned)

@@ -43,7 +43,8 @@ real egsingle-later egsingle --later                                            
 real egsingle-future egsingle --future                                                                   # 3 min
 real spotify spotify --methods ours,lme4,xgboost,lightgbm,gpboost,te                                     # 40 min
 table table4-large --table 4 --methods ours --cells 10,0.1,10000 1,1,10000                               # 20 min
-table table5 --table 5 --methods ours --cells 0.3,0.3,0.3 3,3,3                                          # 30 min
+table table5-small --table 5 --places 1000 --methods ours --cells 0.3,0.3,0.3 3,3,3                      # 6 min
+table table5 --table 5 --methods ours --cells 0.3,0.3,0.3 3,3,3                                          # hours
 real county county                                                                                       # 10 min
 real housing housing --methods ours,xgboost,lightgbm,gpboost,ignore                                      # 40 min
 

@@ -59,7 +59,7 @@ def main() -> None:
     paper = pd.read_csv(Path(__file__).parent / "paper.csv").set_index(["table", "cell", "method"]).sort_index()
     n = int(100_000 * options.scale)
     print(f"pylmernn {pylmernn.__version__}, torch {torch.__version__}, one thread, n = {n}, {options.seeds} seeds")
-    for cell in cells(simulation, options.embedding, not options.crossed, future):
+    for cell in cells(simulation, options.embedding, not options.crossed, future, options.places):
         if options.cells and cell.numbers not in options.cells:
             continue
         runs, truths = run(cell, options.methods, options.seeds, n, options.time_in_network)
@@ -181,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the 100,000 rows; of levels in 3 and 5, too")
     parser.add_argument("--embedding", action="store_true", help="g(Z) = ZW in Tables 1 and 2")
     parser.add_argument("--crossed", action="store_true", help="draw every factor on its own (Tables 2 and 5)")
+    parser.add_argument("--places", type=int, help="places in Table 5; by default a tenth of the rows, as in the paper")
     parser.add_argument("--mode", choices=("random", "future", "both"), default="both", help="halves of Table 3")
     parser.add_argument("--time-in-network", action="store_true", help="give t to the network of Table 3 too")
     parser.add_argument("--recipe", choices=("ours", "paper"), default="ours", help="how baseline networks are trained")
