@@ -52,6 +52,8 @@ def lmernn(
         dropout=0, normalization="none", embedding=0, standardize=TRUE; or net="name", see ``nets``. A column may hold
         one array a row, all of one shape (a 2-D or 3-D array in a dict, a pandas column of arrays, a polars list): a
         network from these arguments takes its elements as numbers.
+        ``gp(lon, lat, cov="exp_quad")`` is a Gaussian process over locations, alone or beside bars, with one standard
+        deviation and one length-scale; cov may be "matern52", "matern32" or "exponential" too.
         Random terms of learned features, g(Z) of Simchoni & Rosset (2023): ``embed(1 | g, dim=100)``, where a level's
         effect is ``W_j b`` with W learned, and ``embed(lon, lat, dim=100, hidden=c(100, 100))``, where the features are
         a network of coordinates. Only method "lmmnn" learns them. Under a prior of W with independent entries of
@@ -81,16 +83,18 @@ def lmernn(
         an input in the order of the formula: numbers (m,), factors as level codes (m,) in int64, arrays (m, *shape).
         Numbers are standardised, arrays by one centre and scale, or one for each entry of the last axis (the
         channels) where they have two axes or more. It returns (m,) or (m, 1).
-    method : {"auto", "profiled", "iterative", "alternating", "lmmnn", "menets"}
-        "profiled" is exact; "iterative" is for crossed factors with too many levels for that. With networks:
+    method : {"auto", "profiled", "iterative", "vecchia", "alternating", "lmmnn", "menets"}
+        "profiled" is exact; "iterative" is for crossed factors with too many levels for that, "vecchia" for one field
+        of too many locations: each is conditioned on its nearest neighbours (Vecchia, 1988). With networks:
         "alternating" trains them between exact steps on all rows; "lmmnn" on the mini-batch likelihood of Simchoni &
         Rosset (2023), with ``Training(preset="faithful")`` as their code does; "menets" is the EM algorithm of Xiong et
         al. (2019) for one grouping factor. "auto" chooses.
     control : Control, optional
         Tolerances of the engine and settings of the training.
     device : {"auto", "cpu", "cuda"}
-        Where the dense factor of a large crossed design is computed. "auto" is CUDA where there is one and at least
-        2,000 random effects are left after the first elimination; everything else runs on the CPU.
+        Where networks are trained (methods "alternating" and "menets") and the dense factor of a large crossed design
+        is computed. "auto" is CUDA where there is one; the factor goes there from 2,000 random effects on. Everything
+        else runs on the CPU.
     seed : int, optional
         Of the random vectors of the iterative method and of the training of networks.
     progress : bool, default False

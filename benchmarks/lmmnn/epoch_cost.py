@@ -63,7 +63,7 @@ def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of 100,000 rows, of which four fifths are learnt from")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of 100,000 rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
     n = int(100_000 * options.scale)

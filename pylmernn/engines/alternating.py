@@ -311,14 +311,9 @@ def combine(rows: float, levels: float, held: Split) -> float:
 def _squares(member: Member, rows: NDArray[np.intp], weights: FloatArray | None) -> tuple[float, float]:
     """Weighted sum of squared errors at some rows, and the sum of weights."""
     squares = member.errors(rows) ** 2
-    return (
-        (float(squares.sum()), len(rows))
-        if weights is None
-        else (
-            float(weights[rows] @ squares),
-            float(weights[rows].sum()),
-        )
-    )
+    if weights is None:
+        return float(squares.sum()), len(rows)
+    return float(weights[rows] @ squares), float(weights[rows].sum())
 
 
 def _ratio(sums: Sequence[tuple[float, float]]) -> float:
