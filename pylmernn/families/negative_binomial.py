@@ -8,8 +8,6 @@ from scipy.special import digamma, gammaln, xlogy
 from pylmernn.families.family import ByDispersion, Family, FloatArray, Step
 from pylmernn.families.poisson import check_counts
 
-LARGEST_SIZE = 1e6  # beyond, nothing tells the distribution from a Poisson
-
 
 class NegativeBinomial(Family):
     """Negative binomial with mean mu and size phi; a weight a counts a row a times."""

@@ -15,6 +15,7 @@ from pylmernn.engines.exact import fit
 from pylmernn.engines.spatialfit import SpatialProblem, estimates_at, search, to_search, to_theta
 from pylmernn.engines.variances import conditional_variance, prediction_variance
 from pylmernn.formula.design import NewRows, NewTerm
+from pylmernn.formula.fields import COVARIANCES
 
 CASES = {
     "field": {"bars": ()},
@@ -149,6 +150,11 @@ def test_locations_without_rows_follow_from_the_others():
     k = correlation("matern32", cdist(term.locations[:1], term.locations), 0.8)
     expected = k[:, term.codes[rows]] @ e
     assert estimates.b[0][0, 0] == pytest.approx(float(expected[0]), abs=1e-8)
+
+
+def test_the_formula_knows_every_kernel():
+    """The formula stands below the kernels and cannot import their names."""
+    assert set(COVARIANCES) == set(KERNELS)
 
 
 @pytest.mark.parametrize("cov", KERNELS)
