@@ -178,6 +178,11 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
 def _check_options(method: str, control: Control | None, device: str, seed: int | None) -> Control | None:
     if method != "auto" and method not in METHODS:
         raise DesignError(f"method is '{method}': use one of auto, {', '.join(METHODS)}.")
+    return check_control(control, device, seed)
+
+
+def check_control(control: Control | None, device: str, seed: int | None) -> Control | None:
+    """The settings with a device and a seed; DesignError for what is none."""
     if device not in DEVICES:
         raise DesignError(f"device is '{device}': use one of {', '.join(DEVICES)}.")
     if control is not None and not isinstance(control, Control):
@@ -272,15 +277,17 @@ def _require_cuda() -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(show: bool, method: str) -> Iterator[Callable[[int, float], None] | None]:
+def progress_bar(show: bool, method: str, name: str = "lmernn") -> Iterator[Callable[[int, float], None] | None]:
     """A callback that moves a bar on the standard error stream; None where no bar is wanted."""
     if not show:
         yield None
         return
     from tqdm import tqdm
 
-    unit, what = (" epochs", "held-out error") if method in NETWORK_METHODS else (" evaluations", "objective")
-    with tqdm(desc="lmernn", unit=unit, file=sys.stderr) as bar:
+    unit, what = (
+        (" epochs", "held-out error") if method in (*NETWORK_METHODS, "mcem") else (" evaluations", "objective")
+    )
+    with tqdm(desc=name, unit=unit, file=sys.stderr) as bar:
 
         def step(number: int, value: float) -> None:
             bar.set_postfix_str(f"{what} {value:.4f}", refresh=False)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pylmernn.api import report_design
+from pylmernn.api import check_control, progress_bar, report_design
 from pylmernn.engines import pirls
+from pylmernn.engines.alternating import with_networks
 from pylmernn.engines.control import Control
+from pylmernn.engines.generalized_methods import GENERALIZED_METHODS, method_for
 from pylmernn.families import Family, FamilyError, read_family
 from pylmernn.fit.generalized import GeneralizedFit
 from pylmernn.fit.state import fit_messages
@@ -31,15 +33,21 @@ def glmernn(
     subset: Any = None,
     na_action: str = "omit",
     contrasts: Mapping[str, Any] | None = None,
+    nets: Mapping[str, Any] | None = None,
+    method: str = "auto",
     control: Control | None = None,
+    device: str = "auto",
+    seed: int | None = None,
+    progress: bool = False,
 ) -> GeneralizedFit:
-    """Fit a generalized linear mixed model by maximum likelihood.
+    """Fit a generalized linear mixed model by maximum likelihood, with or without networks in its linear predictor.
 
     Parameters
     ----------
     formula : str
-        lme4's grammar. A binomial response is 0/1, logical, a factor (its first level is failure),
-        ``cbind(successes, failures)``, or a proportion with the numbers of trials as weights.
+        lme4's grammar and networks, ``nn(x1, x2)``, as in :func:`pylmernn.lmernn`. A binomial response is 0/1, logical,
+        a factor (its first level is failure), ``cbind(successes, failures)``, or a proportion with the numbers of
+        trials as weights.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     family : str, default "binomial"
@@ -56,10 +64,23 @@ def glmernn(
         Prior weights; for proportions the numbers of trials.
     offset : str or array, optional
         Known part of the linear predictor.
-    subset, na_action, contrasts
+    subset, na_action, contrasts, nets
         As in :func:`pylmernn.lmernn`.
+    method : {"auto", "pirls", "alternating", "lmmnn", "mcem"}
+        "pirls" fits models without networks. With networks: "alternating" trains them between steps that find the
+        random effects and their variances on all rows, with quadrature over each row's random part in the loss;
+        "lmmnn" is the quadrature likelihood of Simchoni & Rosset (2023, eq. 38) for one grouping factor, adaptive, or
+        with their five fixed nodes by ``Training(preset="faithful")``; "mcem" is the Monte Carlo EM algorithm of
+        Tschalzev et al. (2024), see :class:`pylmernn.engines.sampling_options.Sampling`, which also fits multinomial
+        models with or without networks. "auto" chooses.
     control : Control, optional
-        Tolerances of the search.
+        Tolerances of the search, settings of training and of sampling.
+    device : {"auto", "cpu", "cuda"}
+        Where networks are trained and effects sampled; "auto" is CUDA where there is one.
+    seed : int, optional
+        Of training and sampling.
+    progress : bool, default False
+        Show a progress bar on the standard error stream.
 
     Returns
     -------
@@ -97,8 +118,7 @@ def glmernn(
         raise DesignError(str(error)) from None
     if isinstance(nAGQ, bool) or nAGQ != int(nAGQ) or nAGQ < 0:
         raise DesignError(f"nAGQ is {nAGQ}: use a whole number, 0 or more.")
-    if control is not None and not isinstance(control, Control):
-        raise DesignError(f"control is a {type(control).__name__}: use pylmernn.engines.control.Control(...).")
+    control = check_control(control, device, seed)
     design, frame = build(
         formula,
         data,
@@ -107,29 +127,33 @@ def glmernn(
         subset=subset,
         na_action=na_action,
         contrasts=contrasts,
+        nets=nets,
         family=chosen.name,
     )
     check_design(design, chosen)
+    method = method_for(design, chosen, method)
     report_design(design)
     try:
-        estimates = pirls.fit(design, chosen, int(nAGQ), control)
+        with progress_bar(progress, method, "glmernn") as callback:
+            estimates = GENERALIZED_METHODS[method](design, chosen, int(nAGQ), control, callback)
     except np.linalg.LinAlgError as error:
         raise DesignError(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
     call = {
         "formula": formula, "data": data, "family": str(chosen), "nAGQ": nAGQ, "weights": weights, "offset": offset,
-        "subset": subset, "na_action": na_action, "contrasts": contrasts, "control": control,
+        "subset": subset, "na_action": na_action, "contrasts": contrasts, "nets": nets, "method": method,
+        "control": control, "device": device, "seed": seed,
     }  # fmt: skip
     for message in (*fit_messages(estimates), *separation(design, estimates)):
         warnings.warn(message, UserWarning, stacklevel=2)
+    if estimates.networks is not None:
+        design = with_networks(design, estimates.networks.fitted)
     return GeneralizedFit(design, estimates, frame, call)
 
 
 def check_design(design: Design, family: Family) -> None:
     """Raise DesignError where the terms or the response are not for this family."""
-    if design.nets:
-        raise DesignError(f"{design.nets[0].label}: glmernn fits no networks yet; use lmernn, or take the term out.")
     for term in design.random:
         if term.covariance not in ("us", "diag"):
             raise DesignError(f"{term.label}: glmernn fits bars such as (x | group) only; use lmernn for {term.label}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pylmernn.engines.sampling_options import Sampling
 from pylmernn.training.options import Training
 
 
@@ -31,6 +32,8 @@ class Control:
         Networks are trained on it too, then on CUDA wherever there is one.
     training : Training
         How networks are trained; see :class:`pylmernn.training.options.Training`.
+    sampling : Sampling
+        How random effects are sampled by method "mcem"; see :class:`pylmernn.engines.sampling_options.Sampling`.
     """
 
     tolerance: float = 1e-9
@@ -41,3 +44,4 @@ class Control:
     seed: int = 0
     device: str = "auto"
     training: Training = field(default_factory=Training)
+    sampling: Sampling = field(default_factory=Sampling)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from pylmernn.engines.pirls_problem import GeneralizedProblem
 from pylmernn.engines.working import to_user, to_working
 from pylmernn.families.family import Family
 from pylmernn.formula.design import Design, DesignError
+
+if TYPE_CHECKING:
+    from pylmernn.engines.chains import Draws
 
 FloatArray = NDArray[np.float64]
 
@@ -39,12 +43,19 @@ class GeneralizedEstimates(Estimates):
     nAGQ : int
     eta : ndarray, shape (n,)
         Linear predictors at the modes.
+    mode_variances : tuple of ndarray, shape (q_k, d_k, d_k), or None
+        Posterior covariances of each level's effects where they were sampled; None where the normal approximation at
+        the modes is meant.
+    draws : Draws or None
+        What was sampled.
     """
 
     family: Family | None = None
     phi: float = 1.0
     nAGQ: int = 1
     eta: FloatArray | None = None
+    mode_variances: tuple[FloatArray, ...] | None = None
+    draws: Draws | None = None
 
 
 def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float]:

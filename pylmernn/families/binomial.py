@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.special import gammaln
 
 from pylmernn.families.family import ExponentialFamily, FamilyError, FloatArray, Step
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Binomial(ExponentialFamily):
@@ -64,6 +69,14 @@ class Binomial(ExponentialFamily):
         mu = np.where(eta >= 0, total, small * total)
         softplus = np.maximum(eta, 0.0) + np.log1p(small)
         return Step(weights * (y * eta - softplus), weights * (y - mu), weights * slope)
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        import torch.nn.functional as F
+
+        if self.link.name != "logit":
+            return super().density(y, weights, eta, phi)
+        return weights * (y * eta - F.softplus(eta))
 
     def curvature(
         self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float

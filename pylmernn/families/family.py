@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.families.links import LINKS, Link
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float64]
 
@@ -113,6 +117,10 @@ class Family(ABC):
         self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float
     ) -> tuple[FloatArray, FloatArray]:
         """The weight of Laplace's approximation and its derivative in eta, (n,) each."""
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """Log-densities as ``step`` has them, differentiable; all broadcast against eta, (m,) or (m, K)."""
+        raise NotImplementedError
 
     def constant(self, y: FloatArray, weights: FloatArray) -> float:
         """What ``step`` leaves out of the sum of the log-densities; free of all parameters."""

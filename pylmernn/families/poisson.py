@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.special import gammaln, xlogy
 
 from pylmernn.families.family import ExponentialFamily, FamilyError, FloatArray
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_counts(y: FloatArray, name: str, family: str) -> None:
@@ -45,6 +50,10 @@ class Poisson(ExponentialFamily):
     def loglik(self, y: FloatArray, weights: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """See :meth:`ExponentialFamily.loglik`."""
         return np.asarray(weights * (xlogy(y, mu) - mu))
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        return weights * (y * eta - eta.exp())
 
     def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """See :meth:`Family.unit_deviance`."""

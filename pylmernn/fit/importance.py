@@ -93,7 +93,7 @@ def permutation_importance(
     inputs = [net.inputs[used] for net in design.nets]
     values = [_by_member(networks, parts, k) for k in range(len(networks.specs))]
     f = [value(columns) for value, columns in zip(values, inputs, strict=True)]
-    rest = target[used] + networks.shift - np.sum(f, axis=0)
+    rest = target[used] + np.asarray(networks.shift) - np.sum(f, axis=0)
     weights = None if design.weights is None else design.weights[used]
     unit = float(np.average((design.y - np.average(design.y, weights=design.weights)) ** 2, weights=design.weights))
 

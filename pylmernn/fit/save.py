@@ -273,7 +273,7 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
 def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
     """Keep the arrays of networks under "networks."; returns the rest as JSON-able data."""
     parts.put("networks.fitted", networks.fitted)
-    parts.put("networks.numbers", np.array([networks.scale, networks.shift]))
+    parts.put("networks.numbers", np.append(networks.scale, networks.shift))
     if networks.learned is not None:
         parts.put("networks.learned", np.packbits(networks.learned, axis=1))
     for i, member in enumerate(networks.members):
@@ -310,7 +310,7 @@ def _get_embedding(parts: Parts, k: int, meta: dict[str, Any] | None) -> Embeddi
 
 def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
     """Networks that :func:`put_networks` kept."""
-    scale, shift = parts.arrays["networks.numbers"]
+    scale, *shift = parts.arrays["networks.numbers"].tolist()
     fitted, learned = parts.arrays["networks.fitted"], parts.arrays.get("networks.learned")
     return Networks(
         specs=tuple(_spec(spec) for spec in meta["specs"]),
@@ -318,8 +318,8 @@ def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
             tuple({name: parts.arrays[f"networks.{i}.{k}.{name}"] for name in names} for k, names in enumerate(member))
             for i, member in enumerate(meta["weights"])
         ),
-        scale=float(scale),
-        shift=float(shift),
+        scale=scale,
+        shift=shift[0] if len(shift) == 1 else tuple(shift),
         fitted=fitted,
         history=meta["history"],
         best_epoch=tuple(meta["best_epoch"]),

@@ -122,6 +122,8 @@ class Design:
         The response as written.
     nets : tuple of NetTerm
         Networks in the mean; empty for a linear model.
+    classes : tuple of str
+        Names of the classes of a categorical response, whose codes 0, 1, ... are ``y``; empty for numbers.
     """
 
     y: FloatArray
@@ -134,6 +136,7 @@ class Design:
     dropped_at: tuple[int, ...] = ()
     response: str = "y"
     nets: tuple[NetTerm, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -210,6 +213,7 @@ def make_design(
     response: str = "y",
     nets: Sequence[NetTerm] = (),
     generalized: bool = False,
+    classes: Sequence[str] = (),
 ) -> Design:
     """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
 
@@ -225,6 +229,8 @@ def make_design(
     nets : networks in the mean, optional
     generalized : bool, default False
         Without a residual variance a factor may have a level a row.
+    classes : sequence of str, optional
+        Names of the classes of a categorical response.
 
     Returns
     -------
@@ -260,6 +266,7 @@ def make_design(
         dropped_at=dropped,
         response=response,
         nets=tuple(nets),
+        classes=tuple(classes),
     )
 
 

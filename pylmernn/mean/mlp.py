@@ -45,10 +45,17 @@ class TabularNet(nn.Module):
         Checked options of ``nn(...)``.
     centre, scale : ndarray, shape (k,)
         Of the training inputs; not used for factors.
+    outputs : int, default 1
+        Numbers a row.
     """
 
     def __init__(
-        self, levels: Sequence[int], options: Mapping[str, Any], centre: FloatArray, scale: FloatArray
+        self,
+        levels: Sequence[int],
+        options: Mapping[str, Any],
+        centre: FloatArray,
+        scale: FloatArray,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.numeric = [j for j, q in enumerate(levels) if q == 0]
@@ -64,6 +71,7 @@ class TabularNet(nn.Module):
             options["activation"],
             options["dropout"],
             options["normalization"],
+            outputs,
         )
 
     def prepare(self, inputs: FloatArray) -> torch.Tensor:
@@ -72,7 +80,7 @@ class TabularNet(nn.Module):
         return torch.from_numpy(np.concatenate([numbers, inputs[:, self.factors] + 1], axis=1).astype(np.float32))
 
     def forward(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Values (m,) of prepared inputs (m, k)."""
+        """Values (m,), or (m, outputs) where there are several, of prepared inputs (m, k)."""
         if not self.factors:
             return self.mlp(prepared)  # type: ignore[no-any-return]
         k = len(self.numeric)
@@ -82,7 +90,7 @@ class TabularNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron with one output.
+    """A multilayer perceptron.
 
     Parameters
     ----------
@@ -95,6 +103,7 @@ class MLP(nn.Module):
     dropout : float
         After each hidden layer but the last.
     normalization : {"none", "layer", "batch"}
+    outputs : int, default 1
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class MLP(nn.Module):
         activation: str = "silu",
         dropout: float = 0.0,
         normalization: str = "none",
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -115,12 +125,13 @@ class MLP(nn.Module):
             if dropout > 0 and i < len(hidden) - 1:
                 layers.append(nn.Dropout(dropout))
             width = units
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.outputs = outputs
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Values (m,) of features (m, width)."""
-        out: torch.Tensor = self.layers(features).squeeze(1)
-        return out
+        """Values (m,), or (m, outputs) where there are several, of features (m, width)."""
+        out: torch.Tensor = self.layers(features)
+        return out.squeeze(1) if self.outputs == 1 else out
 
 
 def check_options(options: Mapping[str, Any], label: str) -> dict[str, Any]:

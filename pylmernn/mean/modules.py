@@ -10,7 +10,7 @@ Numbers are standardised by their own mean and standard deviation. An array colu
 its arrays have two axes or more, one for each entry of the last axis, which holds the channels: a sequence is
 (time, channel), an image (height, width, channel). ``standardize=FALSE`` in ``nn()`` leaves all as it is.
 
-It must return one number a row, (m,) or (m, 1).
+It must return one number a row, (m,) or (m, 1); for a response of C classes C numbers a row, (m, C).
 """
 
 from __future__ import annotations
@@ -47,12 +47,21 @@ class ModuleNet(nn.Module):
         Of the network, for messages.
     blocks : sequence of Block
     centre, scale : ndarray, shape (k,)
+    outputs : int, default 1
+        Numbers a row that it must return.
     """
 
     def __init__(
-        self, module: nn.Module, name: str, blocks: Sequence[Block], centre: FloatArray, scale: FloatArray
+        self,
+        module: nn.Module,
+        name: str,
+        blocks: Sequence[Block],
+        centre: FloatArray,
+        scale: FloatArray,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
+        self.outputs = outputs
         self.module, self.name, self.blocks = module, name, tuple(blocks)
         self.centre, self.scale = centre, scale
         self.together = all(block.levels == 0 and block.shape == () for block in blocks)
@@ -72,10 +81,18 @@ class ModuleNet(nn.Module):
         return out
 
     def forward(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Values (m,) of prepared inputs (m, k); DesignError where the module returns anything else."""
+        """Values (m,) or (m, outputs) of prepared inputs (m, k); DesignError where the module returns anything else."""
         output = self.module(*self.arguments(prepared))
         m = len(prepared)
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+        if self.outputs > 1:
+            if shape != (m, self.outputs):
+                what = f"the type {type(output).__name__}" if shape is None else f"shape {shape}"
+                raise DesignError(
+                    f"the network '{self.name}' returns {what} for {m} rows: it must return one number a class, shape "
+                    f"({m}, {self.outputs})."
+                )
+            return output  # type: ignore[no-any-return]
         if shape not in ((m,), (m, 1)) and not (m == 1 and shape == ()):
             what = f"the type {type(output).__name__}" if shape is None else f"shape {shape}"
             raise DesignError(

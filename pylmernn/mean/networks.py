@@ -40,6 +40,8 @@ class NetSpec:
         Of the user's own module; empty for a network made from ``options``.
     module : torch.nn.Module, callable that returns one, or None
         The user's own module. It is code, so a saved fit does not hold it.
+    outputs : int
+        Numbers a row that the network returns: one, or one a class.
     """
 
     label: str
@@ -53,6 +55,7 @@ class NetSpec:
     n_parameters: int = 0
     class_name: str = ""
     module: Any = field(default=None, repr=False, compare=False)
+    outputs: int = 1
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -74,9 +77,10 @@ class Networks:
     specs : tuple of NetSpec, one a network
     members : tuple of tuple of dict
         ``members[i][k]`` holds the weights of network k in member i; several members where networks were cross-fitted.
-    scale, shift : float
-        ``f = scale * output - shift``.
-    fitted : ndarray, shape (n,)
+    scale : float
+    shift : float or tuple of float
+        ``f = scale * output - shift``; one a class where networks return several numbers.
+    fitted : ndarray, shape (n,) or (n, outputs)
         f at the rows of the fit: out of fold where there are several members.
     history : dict of list
         epoch, loss, validation, validation_levels, sigma, seconds; one entry an epoch and member.
@@ -94,7 +98,7 @@ class Networks:
     specs: tuple[NetSpec, ...]
     members: tuple[tuple[Weights, ...], ...]
     scale: float
-    shift: float
+    shift: float | tuple[float, ...]
     fitted: FloatArray
     history: dict[str, list[float]]
     best_epoch: tuple[int, ...]
@@ -109,7 +113,7 @@ class Networks:
         return [spec.n_parameters for spec in self.specs]
 
     def values(self, inputs: Sequence[FloatArray]) -> FloatArray:
-        """F of new rows, (m,), from raw inputs (m, k) of each network; NaN where an input is missing.
+        """F of new rows, (m,) or (m, outputs), from raw inputs (m, k) of each network; NaN where an input is missing.
 
         DesignError where a module of the user's was not put back after loading.
         """
@@ -118,17 +122,17 @@ class Networks:
         missing = np.zeros(len(inputs[0]), dtype=bool)
         for columns in inputs:
             missing |= np.isnan(columns).any(axis=1)
-        total = np.zeros(len(inputs[0]))
+        values = []
         for member in self.members:
             modules = [build(spec, weights) for spec, weights in zip(self.specs, member, strict=True)]
             features = [m.prepare(np.nan_to_num(columns)) for m, columns in zip(modules, inputs, strict=True)]
-            total += evaluate(modules, features)
-        out = self.scale * total / len(self.members) - self.shift
+            values.append(evaluate(modules, features, self.specs[0].outputs))
+        out = self.scale * np.sum(values, axis=0) / len(values) - np.asarray(self.shift)
         out[missing] = np.nan
         return np.asarray(out)
 
 
-def specify(term: NetTerm, options: dict[str, Any] | None = None) -> NetSpec:
+def specify(term: NetTerm, options: dict[str, Any] | None = None, outputs: int = 1) -> NetSpec:
     """The specification of a network for its training inputs.
 
     Parameters
@@ -136,12 +140,14 @@ def specify(term: NetTerm, options: dict[str, Any] | None = None) -> NetSpec:
     term : NetTerm
     options : dict, optional
         Checked options of a network made from options, where they are not those of the term.
+    outputs : int, default 1
+        Numbers a row that the network is to return.
 
     Raises
     ------
     ValueError, DesignError
-        For an option that does not exist; for a module that fails on its inputs, returns anything but one number a
-        row, or has nothing to learn.
+        For an option that does not exist; for a module that fails on its inputs, returns anything but ``outputs``
+        numbers a row, or has nothing to learn.
     """
     from pylmernn.mean.mlp import check_options
     from pylmernn.mean.modules import count_parameters, fresh, try_out
@@ -168,6 +174,7 @@ def specify(term: NetTerm, options: dict[str, Any] | None = None) -> NetSpec:
         shapes=term.shapes,
         class_name=type(fresh(term.module, term.name)).__name__ if own else "",
         module=term.module,
+        outputs=outputs,
     )
     network = build(spec)
     if own:
@@ -203,14 +210,14 @@ def build(spec: NetSpec, weights: Weights | None = None) -> Any:
     centre, scale = np.array(spec.centre), np.array(spec.scale)
     network: TabularNet | ModuleNet
     if not spec.class_name:
-        network = TabularNet(spec.levels, spec.options, centre, scale)
+        network = TabularNet(spec.levels, spec.options, centre, scale, spec.outputs)
     elif spec.module is None:
         raise DesignError(
             f"the network '{spec.name}' is a module of your own ({spec.class_name}), which a saved fit does not hold: "
             f"read the fit by pylmernn.load(path, nets={{'{spec.name}': module}})."
         )
     else:
-        network = ModuleNet(fresh(spec.module, spec.name), spec.name, spec.blocks, centre, scale)
+        network = ModuleNet(fresh(spec.module, spec.name), spec.name, spec.blocks, centre, scale, spec.outputs)
         network = with_lazy_layers(network, len(centre))
     if weights is not None:
         network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,13 @@ PLATEAU_FACTOR, PLATEAU_EPOCHS = 0.3, 5
 FULL_DECAY = 10  # inputs of a matrix from which on its weights decay at the full rate
 
 
+def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of each row, (m,)."""
+    return (output - target) ** 2
+
+
 class Trainer:
-    """Trains the sum of some networks on squared error, an epoch at a time, for targets that change between epochs.
+    """Trains the sum of some networks, an epoch at a time, for targets that change between epochs.
 
     All stays on the device of the features: within an epoch no step waits for a value.
 
@@ -39,10 +44,15 @@ class Trainer:
         Of the shuffling, on the CPU.
     weights : torch.Tensor, shape (n,), optional
         Prior weights of the rows, on the device; their mean counts as one.
+    loss : callable
+        From the output of the networks, (m,) or (m, outputs), and what :meth:`epoch` was given of the same rows, to
+        the loss of each row (m,). By default the squared error.
+    outputs : int, default 1
+        Numbers a row that the networks return.
 
     Attributes
     ----------
-    met : torch.Tensor, shape (n,)
+    met : torch.Tensor, shape (n,) or (n, outputs)
         Values of the networks at the rows learnt from, as they were in the last epoch, before the step that used them.
         They cost nothing; elsewhere zero.
     """
@@ -55,6 +65,8 @@ class Trainer:
         training: Training,
         generator: torch.Generator,
         weights: torch.Tensor | None = None,
+        loss: Callable[..., torch.Tensor] = squared_error,
+        outputs: int = 1,
     ) -> None:
         assert training.batch_size is not None
         assert training.epochs is not None
@@ -63,35 +75,37 @@ class Trainer:
         self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         self.device = features[0].device
         self.weights = None if weights is None else weights / weights.mean()
-        self.met = torch.zeros(len(features[0]), device=self.device)
+        self.loss, self.outputs = loss, outputs
+        shape = (len(features[0]),) if outputs == 1 else (len(features[0]), outputs)
+        self.met = torch.zeros(shape, device=self.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.modules, training.weight_decay), lr=training.learning_rate, fused=True
         )
         steps = len(batches(len(rows), training.batch_size)) * training.epochs
         self.schedule, self.plateau = schedules(training, self.optimizer, steps)
 
-    def epoch(self, target: torch.Tensor) -> float:
-        """One pass over the rows for a target (n,) in float32; returns the mean squared error met on the way."""
+    def epoch(self, *targets: torch.Tensor) -> float:
+        """One pass over the rows for what the loss takes, (n, ...) each; returns the mean loss met on the way."""
         for module in self.modules:
             module.train()
         order = self.rows[torch.randperm(len(self.rows), generator=self.generator)].to(self.device)
         total = torch.zeros((), device=self.device)
         shuffled = [feature.index_select(0, order) for feature in self.features]
-        wanted = target.index_select(0, order)
+        wanted = [target.index_select(0, order) for target in targets]
         weights = None if self.weights is None else self.weights.index_select(0, order)
-        outputs = torch.empty_like(wanted)
+        outputs = torch.empty((len(order), *self.met.shape[1:]), device=self.device)
         for part in batches(len(order), self.training.batch_size or len(order)):
             self.optimizer.zero_grad(set_to_none=True)
             output = self.modules[0](shuffled[0][part])
             for module, feature in zip(self.modules[1:], shuffled[1:], strict=True):
                 output = output + module(feature[part])
-            squares = (output - wanted[part]) ** 2
-            loss = squares.mean() if weights is None else (weights[part] * squares).mean()
+            losses = self.loss(output, *(target[part] for target in wanted))
+            loss = losses.mean() if weights is None else (weights[part] * losses).mean()
             loss.backward()
             self.optimizer.step()
             if self.schedule is not None:
                 self.schedule.step()
-            total += loss.detach() * len(wanted[part])
+            total += loss.detach() * len(losses)
             outputs[part] = output.detach()
         self.met.index_copy_(0, order, outputs)
         return float(total) / len(order)
@@ -109,8 +123,8 @@ class Trainer:
     def values(self, rows: torch.Tensor | None = None) -> FloatArray:
         """The sum of the networks on all or some rows, in evaluation mode."""
         if rows is None:
-            return evaluate(self.modules, self.features)
-        return evaluate(self.modules, [feature.index_select(0, rows) for feature in self.features])
+            return evaluate(self.modules, self.features, self.outputs)
+        return evaluate(self.modules, [feature.index_select(0, rows) for feature in self.features], self.outputs)
 
     def state(self) -> list[dict[str, torch.Tensor]]:
         """A copy of all weights."""
@@ -179,9 +193,10 @@ def batches(n: int, size: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], n], strict=True)]
 
 
-def evaluate(modules: Sequence[torch.nn.Module], features: Sequence[torch.Tensor]) -> FloatArray:
-    """The sum of networks on their features, (m,), in evaluation mode."""
-    total = torch.zeros(len(features[0]), dtype=torch.float64, device=features[0].device)
+def evaluate(modules: Sequence[torch.nn.Module], features: Sequence[torch.Tensor], outputs: int = 1) -> FloatArray:
+    """The sum of networks on their features, (m,) or (m, outputs), in evaluation mode."""
+    shape = (len(features[0]),) if outputs == 1 else (len(features[0]), outputs)
+    total = torch.zeros(shape, dtype=torch.float64, device=features[0].device)
     with torch.no_grad():
         for module, feature in zip(modules, features, strict=True):
             module.eval()

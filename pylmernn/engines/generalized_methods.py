@@ -1,0 +1,63 @@
+"""The methods by which a generalized model can be estimated: a new one is a new file and a line below."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from pylmernn.engines import pirls
+from pylmernn.engines.control import Control
+from pylmernn.families import Family
+from pylmernn.formula.design import Design, DesignError
+
+Callback = Callable[[int, float], None]
+
+
+def _later(engine: str) -> Callable[..., Any]:
+    """The fit of an engine that needs torch, which is imported when it is first called."""
+
+    def fit(
+        design: Design, family: Family, nAGQ: int, control: Control | None = None, callback: Callback | None = None
+    ) -> Any:
+        return importlib.import_module(f"pylmernn.engines.{engine}").fit(design, family, nAGQ, control, callback)
+
+    return fit
+
+
+GENERALIZED_METHODS: dict[str, Callable[..., Any]] = {
+    "pirls": pirls.fit,
+    "alternating": _later("alternating_generalized"),
+    "lmmnn": _later("lmmnn_generalized"),
+    "mcem": _later("mcem"),
+}
+#: those that train networks; "mcem" also fits models without
+NETWORK_METHODS = ("alternating", "lmmnn", "mcem")
+
+
+def choose_method(design: Design, family: Family) -> str:
+    """What ``method="auto"`` means: "mcem" for several classes, "alternating" with networks, else "pirls"."""
+    if family.name == "multinomial":
+        return "mcem"
+    return "alternating" if design.nets else "pirls"
+
+
+def method_for(design: Design, family: Family, method: str) -> str:
+    """The method asked for, or the one that suits.
+
+    Raises
+    ------
+    DesignError
+        For a method that is not known or cannot fit this model.
+    """
+    if method not in ("auto", *GENERALIZED_METHODS):
+        raise DesignError(f"method is '{method}': use one of auto, {', '.join(GENERALIZED_METHODS)}.")
+    if method == "auto":
+        return choose_method(design, family)
+    if family.name == "multinomial" and method != "mcem":
+        raise DesignError(f"method '{method}' fits no multinomial models: use method='mcem'.")
+    if design.nets and method not in NETWORK_METHODS:
+        raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
+    if not design.nets and method in ("alternating", "lmmnn"):
+        raise DesignError(f"method '{method}' is for networks: add a term such as nn(x1, x2), or use method='auto'.")
+    return method
