@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma
 
 from pylmernn.families.family import ByDispersion, Family, FamilyError, FloatArray, Step
+from pylmernn.families.torch_links import probability
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Beta(Family):
@@ -59,6 +65,16 @@ class Beta(Family):
         q1 = -phi * phi * (polygamma(1, a) + polygamma(1, b))
         q2 = -(phi**3) * (polygamma(2, a) - polygamma(2, b))
         return -weights * (q1 * d1 * d1 + q * d2), -weights * (q2 * d1**3 + 3.0 * q1 * d1 * d2 + q * d3)
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        import torch
+
+        phi = torch.as_tensor(phi, dtype=eta.dtype, device=eta.device)
+        mu = probability(self.link.name, eta)
+        a, b = mu * phi, (1.0 - mu) * phi
+        scale = torch.lgamma(phi) - torch.lgamma(a) - torch.lgamma(b)
+        return weights * (scale + (a - 1.0) * torch.log(y) + (b - 1.0) * torch.log1p(-y))
 
     def by_dispersion(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> ByDispersion:
         """See :meth:`Family.by_dispersion`."""

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from pylmernn.families.family import ExponentialFamily, FamilyError, FloatArray, Step
+from pylmernn.families.torch_links import log_probabilities
 
 if TYPE_CHECKING:
     import torch
@@ -74,9 +75,10 @@ class Binomial(ExponentialFamily):
         """See :meth:`Family.density`."""
         import torch.nn.functional as F
 
-        if self.link.name != "logit":
-            return super().density(y, weights, eta, phi)
-        return weights * (y * eta - F.softplus(eta))
+        if self.link.name == "logit":
+            return weights * (y * eta - F.softplus(eta))
+        success, failure = log_probabilities(self.link.name, eta)
+        return weights * (y * success + (1.0 - y) * failure)
 
     def curvature(
         self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float

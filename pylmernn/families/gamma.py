@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from scipy.special import digamma, gammaln
 
 from pylmernn.families.family import ByDispersion, ExponentialFamily, FamilyError, FloatArray
+from pylmernn.families.torch_links import log_mean, reciprocal_mean
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_positive(y: FloatArray, name: str, family: str) -> None:
@@ -63,6 +69,15 @@ class Gamma(Dispersed):
         shape = weights / phi
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(shape * (np.log(shape * y / mu) - y / mu) - np.log(y) - gammaln(shape))
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        import torch
+
+        shape = weights / torch.as_tensor(phi, dtype=eta.dtype, device=eta.device)
+        name = self.link.name
+        mean = log_mean(name, eta) + y * reciprocal_mean(name, eta)
+        return shape * (torch.log(shape * y) - mean) - torch.log(y) - torch.lgamma(shape)
 
     def density_by_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """See :meth:`Dispersed.density_by_dispersion`."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from pylmernn.families.family import FloatArray
 from pylmernn.families.gamma import Dispersed, check_positive
+from pylmernn.families.torch_links import reciprocal_mean
+
+if TYPE_CHECKING:
+    import torch
 
 
 class InverseGaussian(Dispersed):
@@ -27,6 +33,14 @@ class InverseGaussian(Dispersed):
         """See :meth:`ExponentialFamily.loglik`."""
         rate = weights / phi
         return np.asarray(0.5 * (np.log(rate / (2.0 * np.pi * y**3)) - rate * self.unit_deviance(y, mu, phi)))
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        import torch
+
+        rate = weights / torch.as_tensor(phi, dtype=eta.dtype, device=eta.device)
+        deviance = (y * reciprocal_mean(self.link.name, eta) - 1.0) ** 2 / y
+        return 0.5 * (torch.log(rate / (2.0 * torch.pi * y**3)) - rate * deviance)
 
     def density_by_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """See :meth:`Dispersed.density_by_dispersion`."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from scipy.special import digamma, gammaln, xlogy
+from scipy.special import digamma, expit, gammaln, xlogy
 
 from pylmernn.families.family import ByDispersion, Family, FloatArray, Step
 from pylmernn.families.poisson import check_counts
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NegativeBinomial(Family):
@@ -39,31 +44,39 @@ class NegativeBinomial(Family):
 
     def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:
         """See :meth:`Family.step`."""
-        mu = self.link.inverse(eta)
-        total = phi + mu
-        loglik = gammaln(y + phi) - gammaln(phi) - xlogy(phi, 1.0 + mu / phi) + y * (eta - np.log(total))
-        score = y - (y + phi) * (mu / total)
-        return Step(weights * loglik, weights * score, weights * (y + phi) * (phi / total) * (mu / total))
+        over = eta - np.log(phi)
+        share, rest = expit(over), expit(-over)
+        loglik = gammaln(y + phi) - gammaln(phi) + y * over - (y + phi) * np.logaddexp(0.0, over)
+        return Step(weights * loglik, weights * (y - (y + phi) * share), weights * (y + phi) * rest * share)
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+        """See :meth:`Family.density`."""
+        import torch
+
+        phi = torch.as_tensor(phi, dtype=eta.dtype, device=eta.device)
+        over = eta - torch.log(phi)
+        scale = torch.lgamma(y + phi) - torch.lgamma(phi)
+        return weights * (scale + y * over - (y + phi) * torch.nn.functional.softplus(over))
 
     def curvature(
         self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float
     ) -> tuple[FloatArray, FloatArray]:
         """The observed information."""
-        mu = self.link.inverse(eta)
-        total = phi + mu
-        weight = weights * (y + phi) * (phi / total) * (mu / total)
-        return weight, weight * (phi - mu) / total
+        over = eta - np.log(phi)
+        share, rest = expit(over), expit(-over)
+        weight = weights * (y + phi) * rest * share
+        return weight, weight * (rest - share)
 
     def by_dispersion(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> ByDispersion:
         """See :meth:`Family.by_dispersion`."""
-        mu = self.link.inverse(eta)
-        total = phi + mu
-        density = digamma(y + phi) - digamma(phi) - np.log1p(mu / phi) + (mu - y) / total
+        over = eta - np.log(phi)
+        share, rest = expit(over), expit(-over)
+        density = digamma(y + phi) - digamma(phi) - np.logaddexp(0.0, over) + share - y * rest / phi
         weight = self.curvature(y, weights, eta, phi)[0]
         return ByDispersion(
             weights * density,
-            weights * (mu / total) * (y - mu) / total,
-            weight * (1.0 / (y + phi) + 1.0 / phi - 2.0 / total),
+            weights * share * (y * rest / phi - share),
+            weight * (1.0 / (y + phi) + (1.0 - 2.0 * rest) / phi),
         )
 
     def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: float) -> FloatArray:

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from family_examples import EVERY, example
 from scipy import stats
 
 from pylmernn.families import FAMILIES, FamilyError, read_family
 from pylmernn.families.links import LINKS
-
-EVERY = [f"{name}({link})" for name, family in FAMILIES.items() for link in family.links]
-
-
-def example(text, n=40):
-    """A family with responses, weights, linear predictors and a dispersion."""
-    rng, family = np.random.default_rng(3), read_family(text)
-    eta = rng.uniform(0.3, 2.0, n)
-    phi = 0.7 if family.has_dispersion else 1.0
-    weights = rng.integers(1, 5, n).astype(float)
-    draw = {
-        "binomial": lambda: rng.integers(0, weights + 1) / weights,
-        "poisson": lambda: rng.poisson(2.0, n).astype(float),
-        "negative.binomial": lambda: rng.poisson(2.0, n).astype(float),
-        "beta": lambda: rng.beta(2.0, 3.0, n),
-    }.get(family.name, lambda: rng.gamma(2.0, 1.0, n))
-    return family, draw(), weights, eta, phi
 
 
 def difference(function, x, width=1e-5):
