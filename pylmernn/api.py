@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pylmernn.engines import alternating, exact
+from pylmernn.engines import exact
 from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import with_networks
 from pylmernn.engines.methods import METHODS, NETWORK_METHODS, choose_method
 from pylmernn.fit.mixedfit import MixedFit
 from pylmernn.fit.state import fit_messages
@@ -145,7 +146,7 @@ def lmernn(
     for message in fit_messages(estimates):
         warnings.warn(message, UserWarning, stacklevel=2)
     if estimates.networks is not None:
-        design = alternating.with_networks(design, estimates.networks.fitted)
+        design = with_networks(design, estimates.networks.fitted)
     if method == "lmmnn":
         design = exact.with_learned(design)
     return MixedFit(design, estimates, frame, call)

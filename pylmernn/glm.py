@@ -10,8 +10,8 @@ import numpy as np
 
 from pylmernn.api import check_control, progress_bar, report_design
 from pylmernn.engines import pirls
-from pylmernn.engines.alternating import with_networks
 from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import with_networks
 from pylmernn.engines.generalized_methods import GENERALIZED_METHODS, method_for
 from pylmernn.families import Family, FamilyError, read_family
 from pylmernn.fit.generalized import GeneralizedFit

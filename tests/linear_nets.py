@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from pylmernn.engines import profiled
-from pylmernn.engines.alternating import with_networks
+from pylmernn.engines.crossfitting import with_networks
 from pylmernn.formula.design import NetTerm, RandomTerm, make_design
 from pylmernn.mean.networks import Networks, specify
 

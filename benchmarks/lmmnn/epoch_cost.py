@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from generators import categorical  # noqa: E402
 
-from pylmernn.engines import alternating  # noqa: E402
+from pylmernn.engines import alternating, crossfitting  # noqa: E402
 from pylmernn.engines.control import Control  # noqa: E402
 from pylmernn.formula import build  # noqa: E402
 from pylmernn.mean.networks import specify  # noqa: E402
@@ -42,8 +42,8 @@ def measure(sizes: tuple[int, ...], variances: tuple[float, ...], n: int, epochs
     bars = " + ".join(f"(1 | z{k})" for k in range(len(sizes)))
     design, _ = build(f"y ~ nn({predictors}) + {bars}", train)
     specs = tuple(specify(net) for net in design.nets)
-    training = alternating.settle(Training(epochs=2 * epochs, folds=0), design, specs)
-    held = alternating.held_out(design, training)
+    training = crossfitting.settle(Training(epochs=2 * epochs, folds=0), design, specs)
+    held = crossfitting.held_out(design, training)
     (member,) = alternating.new_members(design, True, Control(), training, specs, held)
     check = torch.from_numpy(np.flatnonzero(held.member == 0))
     target = torch.from_numpy((member.y / member.scale).astype(np.float32))
@@ -53,7 +53,7 @@ def measure(sizes: tuple[int, ...], variances: tuple[float, ...], n: int, epochs
         member.trainer.epoch(target)
         member.trainer.values(check)
         between = time.perf_counter()
-        alternating.train_epoch([member], held, True, epoch)
+        crossfitting.train_epoch([member], held, True, epoch)
         clocks[0].append(between - begun)
         clocks[1].append(time.perf_counter() - between)
     return float(np.median(clocks[0])), float(np.median(clocks[1]))

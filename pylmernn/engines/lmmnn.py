@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from pylmernn.covariance import theta_sizes
 from pylmernn.engines import exact, features
-from pylmernn.engines.alternating import Callback, fold_trends, response, with_networks
 from pylmernn.engines.atfixed import estimates_at_fixed
 from pylmernn.engines.batchorders import Order, Orders
 from pylmernn.engines.batchvariances import LogCholesky, RawVariances, Variances, theta_and_sigma
 from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import Callback, fold_trends, response, with_networks
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.learned import CoordinatePart, TablePart, is_learned
 from pylmernn.engines.marginal import Covariance, FieldPart, LevelPart, Part

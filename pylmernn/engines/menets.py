@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
-from pylmernn.engines.alternating import Callback, response, some_rows, with_networks
 from pylmernn.engines.atfixed import estimates_at_fixed
 from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import Callback, response, some_rows, with_networks
 from pylmernn.engines.estimates import Estimates
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.mean.networks import NetSpec, Networks, Weights, build, specify, weights_of

@@ -61,7 +61,7 @@ def prediction_variance(
     ----------
     design : Design
         Of the fit, with the raw inputs of the networks in ``nets`` and ``networks.fitted`` as part of the offset, as
-        :func:`pylmernn.engines.alternating.with_networks` gives it.
+        :func:`pylmernn.engines.crossfitting.with_networks` gives it.
     estimates : Estimates
         Theta, sigma, beta and b are read (beta and b for the calibration alone).
     networks : Networks

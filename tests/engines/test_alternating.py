@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pylmernn.engines import alternating
+from pylmernn.engines import alternating, crossfitting
 from pylmernn.engines.control import Control
 from pylmernn.formula import build
 from pylmernn.training.loop import Trainer
@@ -40,7 +40,7 @@ def values(at, estimates):
 def test_history_tells_of_rows_and_levels():
     networks = fit(folds=3).networks
     history = pd.DataFrame(networks.history)
-    assert list(history) == ["member", *alternating.HISTORY]
+    assert list(history) == ["member", *crossfitting.HISTORY]
     assert list(history["member"].unique()) == [0, 1, 2]
     assert np.isfinite(history.to_numpy()).all()
     assert (history["validation_levels"] > history["validation"]).all()  # b is not known there
@@ -56,7 +56,7 @@ def test_few_levels_are_not_held_out_whole():
 def test_a_member_knows_nothing_of_the_rows_it_predicts():
     at = design()
     settings = {"folds": 4, "validation": 0.0, "epochs": 2}
-    mine = np.flatnonzero(alternating.held_out(at, Training(**settings).sized(at.n)).member == 0)
+    mine = np.flatnonzero(crossfitting.held_out(at, Training(**settings).sized(at.n)).member == 0)
     y = at.y.copy()
     y[mine] = y[mine[::-1]]
     one, other = (fit(each, **settings).networks for each in (at, dataclasses.replace(at, y=y)))
@@ -156,6 +156,6 @@ def test_a_loss_that_is_not_finite_later_keeps_the_last_good_state(monkeypatch):
 def test_many_effects_in_a_dense_factor_are_not_cross_fitted():
     at = design()
     crossed = design(n=4000, levels=1800, formula="y ~ nn(x) + (1 | g) + (1 | h)")
-    assert alternating.settle(Training(), at, []).folds == 5
-    assert alternating.settle(Training(), crossed, []).folds == 0
-    assert alternating.settle(Training(folds=2), crossed, []).folds == 2
+    assert crossfitting.settle(Training(), at, []).folds == 5
+    assert crossfitting.settle(Training(), crossed, []).folds == 0
+    assert crossfitting.settle(Training(folds=2), crossed, []).folds == 2
