@@ -22,7 +22,7 @@ from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.newton import minimize
 from pylmernn.engines.pirls_problem import GeneralizedProblem
 from pylmernn.engines.working import to_user, to_working
-from pylmernn.families.family import Family
+from pylmernn.families.family import Dispersion, Family
 from pylmernn.formula.design import Design, DesignError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class GeneralizedEstimates(Estimates):
     Attributes
     ----------
     family : Family
-    phi : float
-        Dispersion; 1 for families without.
+    phi : float, or ndarray of shape (k,)
+        Dispersion; 1 for families without, the thresholds of an ordinal model.
     nAGQ : int
     eta : ndarray, shape (n,)
         Linear predictors at the modes.
@@ -51,7 +51,7 @@ class GeneralizedEstimates(Estimates):
     """
 
     family: Family | None = None
-    phi: float = 1.0
+    phi: Dispersion = 1.0
     nAGQ: int = 1
     eta: FloatArray | None = None
     mode_variances: tuple[FloatArray, ...] | None = None
@@ -76,7 +76,7 @@ def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float
     problem = GeneralizedProblem(design, family, nAGQ)
     size = sum(theta_sizes(design.random))
 
-    def objective(theta: FloatArray, beta: FloatArray | None = None, phi: float = 1.0) -> float:
+    def objective(theta: FloatArray, beta: FloatArray | None = None, phi: Dispersion = 1.0) -> float:
         theta = np.asarray(theta, dtype=np.float64)
         if theta.shape != (size,):
             raise ValueError(f"theta has shape {theta.shape}; the model has {size} variance parameters.")
@@ -161,8 +161,7 @@ def estimates_at(
         spherical = Lambda.T @ score  # u = Lambda' Z' dl/deta
         u.append(np.ascontiguousarray(spherical.T))
         b.append(np.ascontiguousarray((Lambda @ spherical).T))
-    mu = problem.family.link.inverse(modes.eta)
-    wrss = float((problem.data.weights * (design.y - mu) ** 2 / problem.family.variance(mu, phi)).sum())
+    wrss = float(problem.family.pearson(design.y, problem.data.weights, modes.eta, phi).sum())
     scaled = to_working(design.random, problem.transforms, theta)
     return GeneralizedEstimates(
         method="pirls",

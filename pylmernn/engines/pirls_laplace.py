@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pylmernn.engines.pirls_modes import Modes, Observations, Parts, stack
 from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import Columns, DirectElimination, Parameter
+from pylmernn.families.family import Dispersion
 
 FloatArray = NDArray[np.float64]
 
@@ -35,13 +36,13 @@ class Slopes:
     templates : list of ndarray, shape (d_k, d_k)
         In each entry of each template.
     beta : ndarray, shape (p,)
-    phi : float
-        In the dispersion.
+    phi : ndarray, shape (k,)
+        In the dispersion; k is 0 for families without.
     """
 
     templates: Parts
     beta: FloatArray
-    phi: float
+    phi: FloatArray
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,20 @@ class Curvature:
     beta : ndarray, shape (p, p)
         ``2 X' V^-1 X``.
     mixed : ndarray, shape (p, m)
+    phi : ndarray, shape (k, k)
+        What the random effects take from the information on the dispersion.
+    beta_phi : ndarray, shape (p, k)
     """
 
     theta: FloatArray
     beta: FloatArray
     mixed: FloatArray
+    phi: FloatArray
+    beta_phi: FloatArray
 
 
 def laplace_value(
-    system: ReweightedSystem, data: Observations, templates: Sequence[FloatArray], modes: Modes, phi: float
+    system: ReweightedSystem, data: Observations, templates: Sequence[FloatArray], modes: Modes, phi: Dispersion
 ) -> tuple[float, DirectElimination, FloatArray, FloatArray]:
     """-2 log-likelihood at the modes; also the elimination and the weights (n,) with their derivatives (n,)."""
     weights, slope = data.curvature(modes.eta, phi)
@@ -85,7 +91,7 @@ def laplace_derivatives(
     modes: Modes,
     weights: FloatArray,
     slope: FloatArray,
-    phi: float,
+    phi: Dispersion,
     joint: bool,
     parameters: Sequence[Parameter],
 ) -> tuple[Slopes, Curvature]:
@@ -96,7 +102,8 @@ def laplace_derivatives(
     information = elimination.information() if inverse is None else elimination.information_of(inverse)
     K = None if inverse is None else system.schur.scale(templates[1:], inverse, transpose=False)
     h = system.leverages(elimination.G, K)
-    curvature = working_curvature(system, elimination, modes, information, parameters)
+    by = data.by_dispersion(modes.eta, phi)
+    curvature = working_curvature(system, elimination, modes, information, parameters, by.score)
     c = h * slope
     V = weights
     if not data.family.exact:
@@ -113,10 +120,7 @@ def laplace_derivatives(
             system.by_level(e), modes.u, system.by_level(score), a, information, templates, strict=True
         )
     ]
-    in_phi = 0.0
-    if data.family.has_dispersion:
-        by = data.by_dispersion(modes.eta, phi)
-        in_phi = float(-2.0 * by.loglik.sum() + h @ by.weight + r @ by.score)
+    in_phi = -2.0 * by.loglik.sum(axis=1) + by.weight @ h + by.score @ r
     return Slopes(slopes, system.X.T @ e, in_phi), curvature
 
 
@@ -138,8 +142,12 @@ def working_curvature(
     modes: Modes,
     information: Sequence[FloatArray],
     parameters: Sequence[Parameter],
+    score_by_phi: FloatArray,
 ) -> Curvature:
-    """Average information of the linear mixed model of the last step, with its scale known to be 1."""
+    """Average information of the linear mixed model of the last step, with its scale known to be 1.
+
+    ``score_by_phi`` (k, n) is the derivative of the scores in the dispersion.
+    """
     scores = system.by_level(modes.step.score)
     m = len(parameters)
     parts = [np.zeros((v.shape[0], m, v.shape[1])) for v in scores]
@@ -163,4 +171,12 @@ def working_curvature(
                 H[i, j] += 2.0 * slopes[one.block][one.row, two.row]
     fixed = 2.0 * (system.products.RR - system.R.dot(of_X))
     mixed = 2.0 * (system.R.dot(e) - system.R.dot(of_t))
-    return Curvature(0.5 * (H + H.T), fixed, mixed)
+    k = len(score_by_phi)
+    in_phi, beta_phi = np.zeros((k, k)), np.zeros((p, k))
+    if k:
+        by_level = [system.by_level_of(score_by_phi.T, factor) for factor in range(len(system.groups))]
+        rest = [part.transpose(2, 0, 1).reshape(-1, k) for part in by_level[1:]]
+        G = Columns(by_level[0], np.concatenate(rest) if rest else np.empty((0, k)))
+        of_G = elimination.modes(G)
+        in_phi, beta_phi = -2.0 * G.dot(of_G), 2.0 * (system.R.dot(of_G) - system.X.T @ score_by_phi.T)
+    return Curvature(0.5 * (H + H.T), fixed, mixed, in_phi, beta_phi)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import Columns, DirectElimination
-from pylmernn.families.family import ByDispersion, Family, Step
+from pylmernn.families.family import ByDispersion, Dispersion, Family, Step
 
 FloatArray = NDArray[np.float64]
 Parts = list[FloatArray]
@@ -50,24 +50,25 @@ class Observations:
         weights = np.ones(len(y)) if weights is None else weights
         return cls(family, y, weights, family.constant(y, weights))
 
-    def step(self, eta: FloatArray, phi: float) -> Step:
+    def step(self, eta: FloatArray, phi: Dispersion) -> Step:
         """See :meth:`Family.step`."""
         return self.family.step(self.y, self.weights, eta, phi)
 
-    def curvature(self, eta: FloatArray, phi: float) -> tuple[FloatArray, FloatArray]:
+    def curvature(self, eta: FloatArray, phi: Dispersion) -> tuple[FloatArray, FloatArray]:
         """See :meth:`Family.curvature`."""
         return self.family.curvature(self.y, self.weights, eta, phi)
 
-    def by_dispersion(self, eta: FloatArray, phi: float) -> ByDispersion:
-        """See :meth:`Family.by_dispersion`."""
-        return self.family.by_dispersion(self.y, self.weights, eta, phi)
+    def by_dispersion(self, eta: FloatArray, phi: Dispersion) -> ByDispersion:
+        """See :meth:`Family.by_dispersion`; (k, n) each, k = 0 for families without."""
+        if not self.family.has_dispersion:
+            none = np.empty((0, len(self.y)))
+            return ByDispersion(none, none, none)
+        by = self.family.by_dispersion(self.y, self.weights, eta, phi)
+        return ByDispersion(np.atleast_2d(by.loglik), np.atleast_2d(by.score), np.atleast_2d(by.weight))
 
-    def fisher(self, eta: FloatArray, phi: float) -> FloatArray:
-        """Expected information (n,), always positive."""
-        mu, slope, _, _ = self.family.link.derivatives(eta)
-        variance = self.family.variance(mu, phi)
-        scale = phi if self.family.has_scale else 1.0
-        return self.weights * slope * slope / (variance * scale)
+    def fisher(self, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Expected information (n,), always positive; see :meth:`Family.information`."""
+        return self.family.information(self.y, self.weights, eta, phi)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def find_modes(
     offset: FloatArray,
     beta: FloatArray,
     u: Sequence[FloatArray],
-    phi: float,
+    phi: Dispersion,
     joint: bool,
 ) -> Modes:
     """Minimize the penalized deviance.
@@ -123,7 +124,7 @@ def find_modes(
         Fixed, or where to start if ``joint``.
     u : sequence of ndarray, shape (d_k, q_k)
         Where to start.
-    phi : float
+    phi : float, or ndarray of shape (k,)
     joint : bool
         Minimize in beta too.
 

@@ -16,7 +16,7 @@ from pylmernn.engines.pls import DirectElimination
 from pylmernn.engines.profiled import NUDGE, layout
 from pylmernn.engines.start import moment_start
 from pylmernn.engines.working import working_columns, working_term
-from pylmernn.families.family import Family
+from pylmernn.families.family import Dispersion, Family
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
 from pylmernn.linalg.quadrature import gauss_hermite
@@ -24,7 +24,7 @@ from pylmernn.linalg.quadrature import gauss_hermite
 FloatArray = NDArray[np.float64]
 
 MAX_NODES = 100_000  # nodes of a product rule that are still worth their time
-LOG_PHI_LIMIT = 40.0
+PHI_LIMIT = 40.0  # of the unconstrained coordinates of the dispersion
 NEAR_SINGULAR = 0.05  # diagonal of Lambda below which u is not taken from b
 
 
@@ -35,7 +35,7 @@ class Evaluation:
     value: float
     modes: Modes
     elimination: DirectElimination
-    phi: float
+    phi: Dispersion
     slopes: Slopes | None = None
     curvature: Curvature | None = None
 
@@ -92,7 +92,7 @@ class GeneralizedProblem:
         self._beta = beta
 
     def evaluate(
-        self, templates: Sequence[FloatArray], beta: FloatArray, phi: float, derivatives: bool = False
+        self, templates: Sequence[FloatArray], beta: FloatArray, phi: Dispersion, derivatives: bool = False
     ) -> Evaluation:
         """The objective at templates and beta (p,) of the working columns.
 
@@ -115,7 +115,9 @@ class GeneralizedProblem:
                 return Evaluation(value, modes, elimination, phi)
             parameters = self.plan.parameters
             if quadrature is not None:
-                curvature = working_curvature(system, elimination, modes, elimination.information(), parameters)
+                by_phi = data.by_dispersion(modes.eta, phi).score
+                information = elimination.information()
+                curvature = working_curvature(system, elimination, modes, information, parameters, by_phi)
                 return Evaluation(value, modes, elimination, phi, quadrature.slopes(slope), curvature)
             slopes, curvature = laplace_derivatives(
                 system, data, elimination, modes, weights, slope, phi, self.joint, parameters
@@ -142,18 +144,22 @@ class GeneralizedProblem:
         at = self.evaluate(templates, x[m : m + p], phi, derivatives=True)
         assert at.slopes is not None and at.curvature is not None
         slopes, curvature = at.slopes, at.curvature
-        gradient = np.array([slopes.templates[a.block][a.row, a.column] for a in self.plan.parameters])
+        in_theta = np.array([slopes.templates[a.block][a.row, a.column] for a in self.plan.parameters])
+        chain = self.family.chain(phi)
+        beta_phi = curvature.beta_phi @ chain
+        in_phi = chain.T @ curvature.phi @ chain + self._dispersion_curvature(at.modes.eta, x[m + p :])
         hessian = np.zeros((len(x), len(x)))
-        hessian[:m, :m] = curvature.theta
+        hessian[:m, :m], hessian[m + p :, m + p :] = curvature.theta, in_phi
         if self.joint:
-            hessian[:m, :m] -= curvature.mixed.T @ np.linalg.solve(curvature.beta, curvature.mixed)
+            both = np.append(curvature.mixed, beta_phi, axis=1)
+            hessian -= both.T @ np.linalg.solve(curvature.beta, both)
         else:
-            gradient = np.append(gradient, slopes.beta)
-            hessian[m : m + p, m : m + p] = curvature.beta
-            hessian[m : m + p, :m], hessian[:m, m : m + p] = curvature.mixed, curvature.mixed.T
-        if self.family.has_dispersion:
-            gradient = np.append(gradient, phi * slopes.phi)
-            hessian[-1, -1] = self._dispersion_curvature(at.modes.eta, phi)
+            fixed = slice(m, m + p)
+            hessian[fixed, fixed] = curvature.beta
+            hessian[fixed, :m], hessian[:m, fixed] = curvature.mixed, curvature.mixed.T
+            hessian[fixed, m + p :], hessian[m + p :, fixed] = beta_phi, beta_phi.T
+        in_beta = np.empty(0) if self.joint else slopes.beta
+        gradient = np.concatenate([in_theta, in_beta, chain.T @ slopes.phi])
         if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             raise np.linalg.LinAlgError("the gradient is not finite")
         return at.value, gradient, hessian
@@ -162,13 +168,12 @@ class GeneralizedProblem:
         """Templates of the factors, in working columns, at a point of the search."""
         return self.plan.templates(self.design.random, x[: self.n_theta])
 
-    def phi(self, x: FloatArray) -> float:
+    def phi(self, x: FloatArray) -> Dispersion:
         """The dispersion at a point of the search."""
-        if not self.family.has_dispersion:
-            return 1.0
-        if abs(x[-1]) > LOG_PHI_LIMIT:
+        given = x[self.n_theta + (0 if self.joint else self.design.p) :]
+        if (np.abs(given) > PHI_LIMIT).any():
             raise np.linalg.LinAlgError("the dispersion is out of reach")
-        return float(np.exp(x[-1]))
+        return self.family.from_unconstrained(given)
 
     def fixed_factor(self, at: Evaluation) -> FloatArray:
         """Lower Cholesky factor (p, p) of ``X' V^-1 X`` at the modes just found."""
@@ -190,20 +195,25 @@ class GeneralizedProblem:
         """Beta (p,) of the working columns from the user's."""
         return np.asarray(np.linalg.solve(self.working.transform, beta), dtype=np.float64)
 
-    def _dispersion_curvature(self, eta: FloatArray, phi: float) -> float:
-        """Second derivative of -2 log f in log phi, eta held."""
+    def _dispersion_curvature(self, eta: FloatArray, x: FloatArray) -> FloatArray:
+        """Second derivatives (k, k) of -2 log f in the coordinates x (k,) of the dispersion, eta held."""
         width = 1e-4
-        up, down = (
-            f * phi * float(self.data.by_dispersion(eta, f * phi).loglik.sum()) for f in (np.exp(width), np.exp(-width))
-        )
-        return max(-(up - down) / width, 1e-3)
+
+        def gradient(at: FloatArray) -> FloatArray:
+            phi = self.family.from_unconstrained(at)
+            return np.asarray(self.family.chain(phi).T @ self.data.by_dispersion(eta, phi).loglik.sum(axis=1))
+
+        H = np.empty((len(x), len(x)))
+        for j, step in enumerate(width * np.eye(len(x))):
+            H[j] = (gradient(x - step) - gradient(x + step)) / width
+        H[np.diag_indices(len(x))] = np.maximum(np.diagonal(H), 1e-3)
+        return 0.5 * (H + H.T)
 
     def start(self) -> FloatArray:
         """Beta of the model without random effects, and variances from the moments of its working residuals."""
         data, X, family = self.data, self.system.X, self.family
-        eta = family.link.forward(family.start(data.y, data.weights))
+        eta, phi = family.begin(data.y, data.weights)
         beta = np.zeros(self.design.p)
-        phi = 1.0
         with np.errstate(all="ignore"):
             for _ in range(4):
                 step = data.step(eta, phi)
@@ -224,7 +234,7 @@ class GeneralizedProblem:
             theta, beta = self._from_marginal(theta, beta)
         self.begin_at(beta)
         parts = [theta] if self.joint else [theta, beta]
-        return np.concatenate([*parts, [np.log(phi)]] if family.has_dispersion else parts)
+        return np.concatenate([*parts, family.unconstrained(phi)])
 
     def _from_marginal(self, theta: FloatArray, beta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Start values given random effects, where the mean is log-normal in them.

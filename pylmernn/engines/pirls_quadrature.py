@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pylmernn.engines.pirls_laplace import Slopes
 from pylmernn.engines.pirls_modes import Modes, Observations
 from pylmernn.engines.pirls_system import ReweightedSystem
-from pylmernn.families.family import Step
+from pylmernn.families.family import Dispersion, Step
 from pylmernn.linalg.quadrature import Nodes
 from pylmernn.linalg.smallblocks import cholesky_blocks, forward_solve_blocks, multiply_blocks
 
@@ -34,7 +34,7 @@ class Quadrature:
     data : Observations
     Lambda : ndarray, shape (d, d)
     modes : Modes
-    phi : float
+    phi : float, or ndarray of shape (k,)
     nodes : Nodes
 
     Attributes
@@ -49,7 +49,7 @@ class Quadrature:
         data: Observations,
         Lambda: FloatArray,
         modes: Modes,
-        phi: float,
+        phi: Dispersion,
         nodes: Nodes,
     ) -> None:
         self.system, self.data, self.Lambda, self.modes, self.phi, self.nodes = system, data, Lambda, modes, phi, nodes
@@ -91,7 +91,7 @@ class Quadrature:
         at_nodes = np.zeros(system.n)
         in_Lambda, in_u = np.zeros((d, d)), np.zeros((d, q))
         Gamma = np.zeros((d, d, q))
-        in_phi = 0.0
+        in_phi = np.zeros(len(data.family.unconstrained(self.phi)))
         for z, u, eta, step, share in zip(self.nodes.z, self.u, self.etas, self.steps, shares, strict=True):
             weighted = share[group.codes] * step.score
             at_nodes += weighted
@@ -101,7 +101,7 @@ class Quadrature:
             in_u -= 2.0 * pull
             Gamma += pull[:, None, :] * z[None, :, None]
             if data.family.has_dispersion:
-                in_phi -= 2.0 * float(share[group.codes] @ data.by_dispersion(eta, self.phi).loglik)
+                in_phi -= 2.0 * data.by_dispersion(eta, self.phi).loglik @ share[group.codes]
         N = multiply_blocks(S, S.transpose(1, 0, 2)) + 2.0 * _sandwich(S, _half_upper(_left(S, Gamma)))
         h = system.quadratic_rows(group, _sandwich(_broadcast(Lambda, q), N))
         in_Lambda += 2.0 * np.einsum("stj,tu,uvj->sv", system.A, Lambda, N, optimize=True)
@@ -111,9 +111,8 @@ class Quadrature:
         r = system.rows_of([Lambda @ a])
         rest = c - V * r
         in_Lambda += system.by_level(rest)[0] @ modes.u[0].T + system.by_level(score)[0] @ a.T
-        if data.family.has_dispersion:
-            by = data.by_dispersion(modes.eta, self.phi)
-            in_phi += float(h @ by.weight + r @ by.score)
+        by = data.by_dispersion(modes.eta, self.phi)
+        in_phi += by.weight @ h + by.score @ r
         return Slopes([in_Lambda], system.X.T @ (rest - 2.0 * at_nodes), in_phi)
 
 

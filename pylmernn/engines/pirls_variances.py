@@ -24,8 +24,7 @@ def problem_at(design: Design, estimates: GeneralizedEstimates) -> tuple[General
     beta = problem.working_beta(estimates.beta)
     if not problem.joint:
         parts.append(beta)
-    if estimates.family.has_dispersion:
-        parts.append(np.array([np.log(estimates.phi)]))
+    parts.append(estimates.family.unconstrained(estimates.phi))
     problem.begin_at(beta)
     return problem, np.concatenate(parts)
 

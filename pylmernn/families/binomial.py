@@ -91,6 +91,11 @@ class Binomial(ExponentialFamily):
         weight = weights * small * total * total
         return weight, weight * np.copysign((small - 1.0) * total, -eta) * np.where(eta == 0, 0.0, 1.0)
 
+    def probabilities(self, eta: FloatArray, phi: float) -> FloatArray:
+        """Of failure and success, (n, 2)."""
+        mu = self.link.inverse(eta)
+        return np.column_stack([1.0 - mu, mu])
+
     def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
         """See :meth:`Family.unit_deviance`."""
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 FloatArray = NDArray[np.float64]
+#: What a family has besides eta: a number, or an array (k,) where it has several parameters.
+Dispersion: TypeAlias = Any
 
 
 class FamilyError(ValueError):
@@ -41,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ByDispersion:
-    """Derivatives in the dispersion parameter, (n,) each: of l, of l' and of the curvature weight."""
+    """Derivatives in the dispersion, (n,) each, or (k, n) of k parameters: of l, of l' and of the curvature weight."""
 
     loglik: FloatArray
     score: FloatArray
@@ -61,12 +63,16 @@ class Family(ABC):
     name : str
     links : tuple of str
     has_dispersion : bool
-        Whether a dispersion parameter is estimated.
+        Whether a dispersion parameter, or several, are estimated.
     has_scale : bool
         Whether the dispersion multiplies the variance, as a residual variance does.
     expected : bool
         Whether the curvature of Laplace's approximation is the expected information (as in lme4) or the observed one
         (as in glmmTMB). They agree where the link is canonical.
+    categorical : bool
+        Whether the response is a class, so that :meth:`probabilities` stands for the mean.
+    absorbs_constant : bool
+        Whether the parameters stand for the intercept, so that X has none.
     """
 
     name: str
@@ -75,6 +81,8 @@ class Family(ABC):
     has_dispersion: bool = False
     has_scale: bool = False
     expected: bool = False
+    categorical: bool = False
+    absorbs_constant: bool = False
 
     def __init__(self, link: str | None = None) -> None:
         chosen = link or self.links[0]
@@ -104,21 +112,39 @@ class Family(ABC):
     def start(self, y: FloatArray, weights: FloatArray) -> FloatArray:
         """Means (n,) to start from."""
 
+    def begin(self, y: FloatArray, weights: FloatArray) -> tuple[FloatArray, Dispersion]:
+        """Linear predictors (n,) to start from, and the dispersion that holds with them."""
+        return self.link.forward(self.start(y, weights)), 1.0
+
     @abstractmethod
-    def variance(self, mu: FloatArray, phi: float) -> FloatArray:
+    def variance(self, mu: FloatArray, phi: Dispersion) -> FloatArray:
         """Variance of a row of weight 1 (n,); where ``has_scale``, over phi."""
 
     @abstractmethod
-    def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:
+    def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> Step:
         """Log-densities without their constant, scores and observed information."""
 
     @abstractmethod
     def curvature(
-        self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float
+        self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion
     ) -> tuple[FloatArray, FloatArray]:
         """The weight of Laplace's approximation and its derivative in eta, (n,) each."""
 
-    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Any) -> torch.Tensor:
+    def information(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Expected information in eta (n,), or what else is positive and near it, for steps where -l'' is not."""
+        mu, slope, _, _ = self.link.derivatives(eta)
+        return weights * slope * slope / (self.variance(mu, phi) * (phi if self.has_scale else 1.0))
+
+    def pearson(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Squares of the Pearson residuals (n,); where ``has_scale``, times phi."""
+        mu = self.link.inverse(eta)
+        return np.asarray(weights * (y - mu) ** 2 / self.variance(mu, phi))
+
+    def probabilities(self, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Probabilities of the classes (n, C), for responses that are classes."""
+        raise FamilyError(f"the {self.name} family has no classes: look at the means instead.")
+
+    def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: Dispersion) -> torch.Tensor:
         """Log-densities as ``step`` has them, differentiable; all broadcast against eta, (m,) or (m, K)."""
         raise NotImplementedError
 
@@ -126,20 +152,32 @@ class Family(ABC):
         """What ``step`` leaves out of the sum of the log-densities; free of all parameters."""
         return 0.0
 
-    def by_dispersion(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> ByDispersion:
+    def by_dispersion(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> ByDispersion:
         """Derivatives in phi, for families that have it."""
         raise NotImplementedError
 
-    def start_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray) -> float:
+    def unconstrained(self, phi: Dispersion) -> FloatArray:
+        """The dispersion in coordinates (k,) without bounds, for a search: its logarithm."""
+        return np.log([phi]) if self.has_dispersion else np.empty(0)
+
+    def from_unconstrained(self, x: FloatArray) -> Dispersion:
+        """The dispersion at coordinates (k,); 1 for families without."""
+        return float(np.exp(x[0])) if self.has_dispersion else 1.0
+
+    def chain(self, phi: Dispersion) -> FloatArray:
+        """Derivatives (k, k) of the dispersion in its coordinates, a row a parameter."""
+        return np.array([[phi]]) if self.has_dispersion else np.empty((0, 0))
+
+    def start_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray) -> Dispersion:
         """The dispersion to start from."""
         return 1.0
 
     @abstractmethod
-    def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: float) -> FloatArray:
+    def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: Dispersion) -> FloatArray:
         """Twice the log-density at mu = y less that at mu, for weight and dispersion 1 (n,)."""
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, mu: FloatArray, weights: FloatArray, phi: float) -> FloatArray:
+    def draw(self, rng: np.random.Generator, mu: FloatArray, weights: FloatArray, phi: Dispersion) -> FloatArray:
         """Random responses with means mu."""
 
 
