@@ -58,7 +58,7 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
         ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
         with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
         are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none). ``generalized`` is
-        true where there is no residual variance.
+        true where there is no residual variance; ``classes`` has the names of the classes of a categorical response.
     read : Reader
         y, X, weights, offset, then codes, columns and locations of each term, then the inputs of each network
         (``nets``).
@@ -70,8 +70,9 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     offset = read.vector() if meta["offset"] else None
     terms = [_read_term(term, n, read) for term in meta["terms"]]
     nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
-    generalized = bool(meta.get("generalized"))
-    return terms, make_design(y, X, meta["fixed_names"], terms, weights, offset, meta["response"], nets, generalized)
+    generalized, classes = bool(meta.get("generalized")), meta.get("classes") or ()
+    names, response = meta["fixed_names"], meta["response"]
+    return terms, make_design(y, X, names, terms, weights, offset, response, nets, generalized, classes)
 
 
 def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:

@@ -111,6 +111,14 @@ def test_control_takes_whole_numbers_as_r_sends_them():
     )
 
 
+def test_sampling_is_set_for_generalized_models_only():
+    settings = {"chains": 3.0, "sampling_preset": "faithful", "preset": "default"}
+    control = rdoor.read_control(settings, generalized=True)
+    assert (control.sampling.chains, control.sampling.preset, control.training.preset) == (3, "faithful", "default")
+    with pytest.raises(ValueError, match="control has no setting 'chains': it has tolerance"):
+        rdoor.read_control(settings)
+
+
 def test_a_history_with_gaps_crosses_as_null():
     nets = [{"label": "nn(x)", "name": "nn", "names": ["x"], "levels": [0], "options": {"hidden": [2]}}]
     control = {"epochs": 2, "folds": 0, "holdout": "rows"}  # then no error at held-out levels is known
@@ -222,7 +230,7 @@ def test_generalized_fit_is_the_engine_s():
     [
         ({"family": "poisson"}, "a Poisson response is a whole number"),
         ({"family": "weibull"}, "family 'weibull' is not known"),
-        ({"family": "binomial", "control": {"epochs": 3}}, "no setting 'epochs' for generalized models"),
+        ({"family": "binomial", "control": {"probes": 3}}, "no setting 'probes' for generalized models"),
     ],
 )
 def test_generalized_fit_says_what_is_wrong(changes, message):
