@@ -1,0 +1,240 @@
+"""Method ``"alternating"`` for generalized models: networks in the linear predictor, random effects integrated out.
+
+Between two epochs of ordinary mini-batch training, theta, beta, the dispersion and the posterior of b are found on all
+rows learnt from, given f (:mod:`pylmernn.engines.generalizedpart`). The loss of the networks is what the EM algorithm
+maximizes over f, minus the expected log-density of each row under the posterior of its random part,
+
+    -2 sum_i E[log f(y_i | offset_i + x_i'beta + f(x_i) + z_i'b) | y],
+
+by quadrature over that one-dimensional distribution; at the current f its gradient is that of the marginal likelihood.
+The rest is as for linear models (:mod:`pylmernn.engines.alternating`): members are cross-fitted where rows are few, an
+epoch is chosen by the predictive density of held-out rows and levels, b comes in over the first half of the epochs, and
+in the end the model given f is estimated on all rows by maximum likelihood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines import pirls
+from pylmernn.engines.alternating import RISE
+from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import (
+    Callback,
+    Member,
+    fitted_networks,
+    held_out,
+    parts_held_out,
+    settle,
+    some_rows,
+    train,
+    with_networks,
+)
+from pylmernn.engines.generalizedpart import GeneralizedPart, final_nodes
+from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.families import Family
+from pylmernn.formula.design import Design, DesignError
+from pylmernn.mean.networks import NetSpec, build, specify
+from pylmernn.training.holdout import Split
+from pylmernn.training.options import Training
+
+FloatArray = NDArray[np.float64]
+
+CRITERION = "mean deviance"
+
+
+def fit(
+    design: Design,
+    family: Family,
+    nAGQ: int = 1,
+    control: Control | None = None,
+    callback: Callback | None = None,
+) -> GeneralizedEstimates:
+    """Estimate a generalized linear mixed model with networks in its linear predictor.
+
+    Parameters
+    ----------
+    design : Design
+        With at least one network in ``nets``.
+    family : Family
+    nAGQ : int, default 1
+        Of the last step, where f is known; 1 leaves the choice open: 9, 5 or 3 nodes a dimension for one grouping
+        factor of one, two or three columns, else Laplace's approximation.
+    control : Control, optional
+        ``control.training`` says how to train, ``control.device`` where.
+    callback : callable, optional
+        Told of each epoch and its held-out mean deviance.
+
+    Returns
+    -------
+    GeneralizedEstimates
+        Given the networks, which are in ``networks``.
+
+    Raises
+    ------
+    ValueError
+        For an option of a network that does not exist, or where the loss is not finite in the first epoch.
+    """
+    control = control or Control()
+    specs = tuple(specify(net) for net in design.nets)
+    training = settle(control.training, design, specs)
+    held = held_out(design, training)
+    members = new_members(design, family, control, training, specs, held)
+    best, stopped = train(members, held, training, callback)
+    networks = fitted_networks(design, specs, members, held, best, CRITERION)
+    given = dataclasses.replace(with_networks(design, networks.fitted), nets=())
+    estimates = pirls.fit(given, family, final_nodes(design, nAGQ), control)
+    if stopped:
+        message = f"{stopped}; these are the best networks so far"
+        convergence = dataclasses.replace(estimates.convergence, converged=False, message=message)
+        estimates = dataclasses.replace(estimates, convergence=convergence)
+    return dataclasses.replace(estimates, method="alternating", networks=networks)
+
+
+class GeneralizedMember(Member):
+    """One set of networks in training on the expected log-density, with the random part of its rows.
+
+    Parameters
+    ----------
+    design : Design
+        Of all rows.
+    family : Family
+    rows : ndarray of int
+        Those to learn from.
+    modules, features
+        The networks, and their inputs at all rows.
+    training : Training
+        Sized settings.
+    part : GeneralizedPart
+    seed : int
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        family: Family,
+        rows: NDArray[np.intp],
+        modules: list[object],
+        features: list[object],
+        training: Training,
+        part: GeneralizedPart,
+        seed: int,
+    ) -> None:
+        import torch
+
+        from pylmernn.training.loop import Trainer
+
+        super().__init__()
+        self.design, self.family, self.rows, self.part = design, family, rows, part
+        self.weights = np.ones(design.n) if design.weights is None else design.weights
+        generator = torch.Generator().manual_seed(seed)
+        self.trainer = Trainer(modules, features, rows, training, generator, loss=self.loss)  # type: ignore[arg-type]
+        assert training.epochs is not None
+        self.rise = max(1.0, RISE * training.epochs)
+        device = self.trainer.device
+        self.rest = np.setdiff1d(np.arange(design.n), rows)
+        self._rest_on_device = torch.from_numpy(self.rest).to(device)
+        self._y = self._send(design.y)
+        self._w = self._send(self.weights / self.weights.mean())
+        self.f = np.zeros(design.n)
+        self.part.update(self.f)
+
+    def _send(self, values: FloatArray) -> object:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.trainer.device)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the first random effects."""
+        return self.part.sigma
+
+    def loss(self, output, y, weights, values, shares):  # type: ignore[no-untyped-def]
+        """Minus twice the expected log-density of each row (m,); values and shares (m, K) are nodes of its shift."""
+        import torch
+
+        phi = self.part.phi
+        if isinstance(phi, np.ndarray):
+            phi = torch.as_tensor(phi, dtype=output.dtype, device=output.device)
+        eta = output[:, None] + values
+        return -2.0 * (shares * self.family.density(y[:, None], weights[:, None], eta, phi)).sum(dim=1)
+
+    def epoch(self, number: int) -> float:
+        """See :meth:`Member.epoch`; the loss is the mean expected deviance, but for constants."""
+        share = min(1.0, (number - 1) / self.rise)
+        nodes = self.part.nodes
+        values = self.part.fixed[:, None] + share * nodes.values
+        loss = self.trainer.epoch(self._y, self._w, self._send(values), self._send(nodes.weights))
+        f = self.trainer.met.double().cpu().numpy()
+        f[self.rest] = self.trainer.values(self._rest_on_device)
+        if not (np.isfinite(loss) and np.isfinite(f).all()):
+            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        self.f = f
+        try:
+            self.part.update(f)
+        except np.linalg.LinAlgError as error:
+            raise FloatingPointError(f"the random effects could not be found in epoch {number} ({error})") from None
+        return float(loss)
+
+    def held_out_loss(self, rows: NDArray[np.intp]) -> tuple[float, float]:
+        """Minus twice the log predictive densities of some rows, their random part integrated out."""
+        if not len(rows):
+            return 0.0, 0.0
+        nodes = self.part.nodes
+        eta = (self.f + self.part.fixed)[rows, None] + nodes.values[rows]
+        logs = np.stack(
+            [self.family.step(self.design.y[rows], self.weights[rows], e, self.part.phi).loglik for e in eta.T], axis=1
+        )
+        top = logs.max(axis=1)
+        density = top + np.log((nodes.weights[rows] * np.exp(logs - top[:, None])).sum(axis=1))
+        return float(-2.0 * density.sum()), float(self.weights[rows].sum())
+
+    @staticmethod
+    def combine(rows: float, levels: float, held: Split) -> float:
+        """The mean, weighted by the numbers of rows and of levels held out."""
+        parts = parts_held_out(rows, levels, held)
+        if not parts:
+            return float("nan")
+        return float(np.average([value for value, _ in parts], weights=[count for _, count in parts]))
+
+
+def new_members(
+    design: Design,
+    family: Family,
+    control: Control,
+    training: Training,
+    specs: tuple[NetSpec, ...],
+    held: Split,
+) -> list[GeneralizedMember]:
+    """Fresh networks for every member; their inputs go to the device once."""
+    import torch
+
+    from pylmernn.training.loop import device_for
+
+    device = device_for(control.device)
+    features = [build(spec).prepare(net.inputs).to(device) for spec, net in zip(specs, design.nets, strict=True)]
+    parameters = sum(spec.n_parameters for spec in specs)
+    members = []
+    for k in range(max(training.folds or 0, 1)):
+        torch.manual_seed(training.seed + k)
+        modules = [build(spec).to(device) for spec in specs]
+        rows = held.learned(k)
+        learned = some_rows(design, rows)
+        _check_learned(learned)
+        part = GeneralizedPart(design, rows, learned, family, control.device, parameters)
+        members.append(
+            GeneralizedMember(design, family, rows, modules, features, training, part, training.seed + k)
+        )
+    return members
+
+
+def _check_learned(learned: Design) -> None:
+    """Raise DesignError where the rows that a member learns from hold one value of the response only."""
+    if learned.y.min() == learned.y.max():
+        raise DesignError(
+            f"the response '{learned.response}' has one value in the rows that networks learn from: set folds=0 and "
+            "validation=0 in Training, or give more rows of the rare class."
+        )
