@@ -31,10 +31,8 @@ fixef.merModNN <- function(object, add.dropped = FALSE, ...) {
   if (!add.dropped || length(object$dropped) == 0L) {
     return(object$beta)
   }
-  all <- rep(NA_real_, length(object$kept) + length(object$dropped))
-  all[object$kept] <- object$beta
-  names(all)[c(object$kept, object$dropped)] <- c(names(object$beta), names(object$dropped))
-  all
+  all <- c(object$beta, replace(object$dropped, TRUE, NA_real_))
+  all[order(c(object$kept, object$dropped))]
 }
 
 #' @rdname estimates

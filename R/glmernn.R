@@ -2,29 +2,46 @@
 #'
 #' Fits the model that [lme4::glmer()] fits, written in the same formula language, by maximum likelihood: Laplace's
 #' approximation or adaptive Gauss-Hermite quadrature. Theta, beta and the dispersion are found together by the exact
-#' gradient.
+#' gradient. The linear predictor may hold networks, and the response may be one of several classes, ordered or not.
 #'
 #' The log-likelihood has all its constants for every `nAGQ`, so fits with different `nAGQ` can be compared; those of
 #' lme4 cannot. Binomial and Poisson models are approximated as lme4 does, those with a dispersion as glmmTMB does, and
 #' the dispersion is estimated by maximum likelihood: `Var(y)` is `phi mu^2 / weight` for Gamma, `phi mu^3 / weight` for
 #' inverse Gaussian, `mu + mu^2 / phi` for negative binomial, `mu (1 - mu) / (1 + phi)` for beta responses.
 #'
+#' With networks, `nn(x1, x2)` as in [lmernn()], they are trained on the scale of the link, and all else is estimated
+#' given them: standard errors, likelihood and criteria take them as known.
+#'
+#' Families that you define yourself are offered in Python only.
+#'
 #' @inheritParams lmernn
 #' @param formula A two-sided formula with at least one random term, in lme4's grammar. A binomial response is 0/1,
 #'   logical, a factor (its first level is failure), `cbind(successes, failures)`, or a proportion with the numbers of
-#'   trials as `weights`.
+#'   trials as `weights`. The response of `"multinomial"` is a factor, that of `"ordinal"` an ordered one, which keep
+#'   the order of their levels.
 #' @param family `binomial` (links logit, probit, cloglog, cauchit), `poisson` (log), `Gamma` (inverse, log,
 #'   identity), `inverse.gaussian` (1/mu^2, log, inverse), as R has them, or their names, `"binomial(probit)"`; or
-#'   `"negative.binomial"` (log) or `"beta"` (logit, probit, cloglog).
+#'   `"negative.binomial"` (log), `"beta"` (logit, probit, cloglog), `"ordinal"` (cumulative logits, whose thresholds
+#'   stand for the intercept: see [ordinal]) or `"multinomial"` (softmax: see [multinomial]).
 #' @param nAGQ 1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one
 #'   or several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher.
 #' @param weights,subset,offset As in [lme4::glmer()]: expressions of columns of `data`.
-#' @param control A named list of settings of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
-#'   `dense_limit`.
+#' @param method `"pirls"` fits models without networks. With networks, `"alternating"` trains them between steps that
+#'   find the random effects and their variances on all rows; `"lmmnn"` trains on the quadrature likelihood of Simchoni
+#'   and Rosset (2023), for one grouping factor; `"mcem"` is the Monte Carlo EM algorithm of Tschalzev et al. (2024),
+#'   which also fits multinomial models, with or without networks. `"auto"` chooses.
+#' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
+#'   `dense_limit`. Of the training of networks: those of [lmernn()]. Of method `"mcem"`: `sampler` (`"polya-gamma"`
+#'   for binomial and multinomial models, `"nuts"` for all, `"auto"`), `chains`, `draws` (kept of each) and `warmup` after
+#'   training, `per_epoch` and `burn_in` while networks are trained, `step_size`, `fixed_effects_weight` (the paper's
+#'   lambda), and `sampling_preset`, of which `"faithful"` does as the authors' code does.
+#' @param device Where networks are trained and effects sampled: `"cpu"`, `"cuda"`, or `"auto"`, which is CUDA where
+#'   there is one.
+#' @param seed A whole number for training and sampling.
 #'
 #' @return An object of class `glmerModNN`, which is also a `merModNN`: a list of plain R data, which [saveRDS()] keeps
 #'   whole. It answers lme4's verbs; see [generalized]. [as_merMod()] makes lme4's own object of binomial and Poisson
-#'   fits.
+#'   fits without networks. Of multinomial models it is of class `multinomialModNN` instead, see [multinomial].
 #' @export
 #' @examplesIf pylmernn::python_ready()
 #' data("cbpp", package = "lme4")
@@ -33,19 +50,19 @@
 #' head(predict(fit, type = "response"))
 #' logLik(update(fit, nAGQ = 9))
 glmernn <- function(formula, data = NULL, family = stats::binomial, nAGQ = 1L, weights, subset, na.action, offset,
-                    contrasts = NULL, control = NULL, ...) {
+                    contrasts = NULL, nets = NULL, method = "auto", control = NULL, device = "auto", seed = NULL,
+                    progress = FALSE, ...) {
   refuse_unknown("glmernn", ...)
   call <- match.call()
-  settings <- list(REML = FALSE, family = family_text(family), nAGQ = checked_nodes(nAGQ), control = as.list(control))
+  settings <- list(REML = FALSE, family = family_text(family), nAGQ = checked_nodes(nAGQ), method = method,
+                   control = as.list(control), device = device, seed = if (!is.null(seed)) as.integer(seed),
+                   progress = isTRUE(progress))
   if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
-  parsed <- parse_formula(formula, data)
-  if (length(parsed$networks)) {
-    stop(sprintf("%s: glmernn() fits no networks yet; use lmernn(), or take the term out.",
-                 parsed$networks[[1L]]$label), call. = FALSE)
-  }
+  parsed <- parse_formula(formula, data, nets)
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
   model <- model_parts(parsed, frame, contrasts, settings$family)
+  warn_of_slopes(model)
   call$formula <- parsed$formula
   fit <- estimate(model, settings)
   fit$call <- call
@@ -65,13 +82,19 @@ family_text <- function(family) {
     }
     return(sprintf("%s(%s)", family$family, family$link))
   }
+  if (inherits(family, "python.builtin.object")) {
+    stop("family: families of your own are offered in Python only.", call. = FALSE)
+  }
   if (!is.character(family) || length(family) != 1L || is.na(family)) {
     stop("family must be a family such as binomial, poisson(\"log\") or \"negative.binomial\".", call. = FALSE)
   }
   family
 }
 
-is_binomial <- function(family) grepl("^\\s*binomial\\b", family)
+is_family <- function(family, name) !is.null(family) && grepl(paste0("^\\s*", name, "\\b"), family)
+
+# Whether the response is a class, one of several.
+is_categorical <- function(family) is_family(family, "multinomial") || is_family(family, "ordinal")
 
 checked_nodes <- function(nAGQ) {
   if (!is.numeric(nAGQ) || length(nAGQ) != 1L || !isTRUE(nAGQ >= 0 && nAGQ == round(nAGQ))) {
@@ -80,8 +103,9 @@ checked_nodes <- function(nAGQ) {
   as.integer(nAGQ)
 }
 
-# The response of a frame as numbers and the prior weights (NULL where there are none): list(y, weights). `family` is
-# that of a generalized model, as text. Binomial responses become proportions, weighted by the numbers of trials.
+# The response of a frame as numbers and the prior weights (NULL where there are none): list(y, weights, classes), the
+# last NULL for numbers. `family` is that of a generalized model, as text. Binomial responses become proportions, weighted
+# by the numbers of trials; classes become codes from 0.
 observed_in <- function(frame, family = NULL) {
   weights <- stats::model.weights(frame)
   if (is.null(family)) {
@@ -89,7 +113,11 @@ observed_in <- function(frame, family = NULL) {
   }
   y <- frame[[1L]]
   name <- names(frame)[1L]
-  if (!is_binomial(family)) {
+  if (is_categorical(family)) {
+    y <- response_classes(y, name, family)
+    return(list(y = as.integer(y) - 1, weights = weights, classes = levels(y)))
+  }
+  if (!is_family(family, "binomial")) {
     if (is.matrix(y) && ncol(y) == 2L) {
       stop(sprintf("the response '%s': cbind() belongs to a binomial model: use family = binomial.", name),
            call. = FALSE)
@@ -100,7 +128,24 @@ observed_in <- function(frame, family = NULL) {
     return(proportions_of(y, name, weights))
   }
   list(y = if (is.factor(y)) classes_of(y, name) else response_of(as_numbers(frame), "a binomial model"),
-       weights = weights)
+       weights = weights, classes = levels(y))
+}
+
+# A response of classes as a factor. Text has no order, so only multinomial models take it.
+response_classes <- function(y, name, family) {
+  if (is.factor(y)) {
+    return(y)
+  }
+  ordinal <- is_family(family, "ordinal")
+  if (is.character(y) && !ordinal) {
+    return(factor(y, sorted_text(y)))
+  }
+  if (ordinal) {
+    stop(sprintf("the response '%s' is of class '%s': an ordinal model needs an ordered factor, %s = ordered(%s).", name,
+                 class(y)[1L], name, name), call. = FALSE)
+  }
+  stop(sprintf("the response '%s' is of class '%s': a multinomial model needs a factor.", name, class(y)[1L]),
+       call. = FALSE)
 }
 
 # Logical responses as 0 and 1.
@@ -135,18 +180,19 @@ proportions_of <- function(counts, name, weights) {
 }
 
 # Sends a generalized model to Python and makes the fit of the reply. Beyond new_fit() it has: family (R's family
-# object), link, phi (the dispersion or size), nAGQ, has_dispersion, messages, and two covariances of beta:
-# unscaled_vcov from the curvature in all parameters, given_vcov with the variances taken as known. Its sigma is 1: b
-# is Lambda u without a scale.
+# object), link, phi (the dispersion or size, the thresholds of an ordinal model), nAGQ, has_dispersion, messages, and two
+# covariances of beta: unscaled_vcov from the curvature in all parameters, given_vcov with the variances taken as known.
+# Its sigma is 1: b is Lambda u without a scale.
 estimate_generalized <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings)
   if (length(settings$control) == 0L) meta$control <- NULL
-  reply <- call_python("fit_generalized", meta, sent$buffers)
+  reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
+  if (length(model$networks)) settings$method <- "auto" # from now on the networks stand in the offset
   fit <- new_fit(model, settings, reply)
-  fit$family <- family_object(reply$family, reply$link, reply$phi)
+  fit$family <- family_object(reply$family, reply$link, reply$arrays$phi)
   fit$has_dispersion <- reply$has_dispersion
-  fit$phi <- reply$phi
+  fit$phi <- reply$arrays$phi
   fit$nAGQ <- reply$nAGQ
   fit$messages <- as.character(unlist(reply$messages))
   fit$given_vcov <- fit$unscaled_vcov
@@ -164,6 +210,7 @@ family_object <- function(name, link, phi) {
     inverse.gaussian = stats::inverse.gaussian(link),
     negative.binomial = negative_binomial(link, phi),
     beta = beta_family(link, phi),
+    ordinal = structure(list(family = "ordinal", link = link), class = "family"),
     stop(sprintf("family '%s' is offered in Python only.", name), call. = FALSE)
   )
 }

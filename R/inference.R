@@ -170,7 +170,7 @@ without_term <- function(object, term) {
   model <- model_of(object)
   shorter <- stats::update(stats::formula(object$fixed$terms), stats::as.formula(paste(". ~ . -", term)))
   model$fixed <- matrix_part(shorter, object$frame, kept_contrasts(object, shorter))
-  model$X <- model$fixed$matrix
+  model$X <- estimated_columns(model$fixed, object$settings$family)
   model$fixed$matrix <- NULL
   estimate(model, object$settings)
 }

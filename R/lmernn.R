@@ -94,11 +94,11 @@ refuse_unknown <- function(caller, ...) {
 # Everything about a model but its estimates: what as.merMod, refit and predict need again.
 #
 # Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, weights, X, groups
-# (factors) and columns (matrices or NULL), the last two in the order of the formula. `family` is that of a generalized
-# model, as text.
+# (factors) and columns (matrices or NULL), the last two in the order of the formula, and the names of the classes of the
+# response (NULL for numbers). `family` is that of a generalized model, as text.
 model_parts <- function(parsed, frame, contrasts, family = NULL) {
   fixed <- matrix_part(parsed$fixed, frame, contrasts)
-  X <- fixed$matrix
+  X <- estimated_columns(fixed, family)
   fixed$matrix <- NULL
   bars <- lapply(parsed$bars, function(bar) c(bar, list(part = bar_part(bar, frame))))
   columns <- lapply(bars, function(bar) bar$part$matrix)
@@ -122,8 +122,20 @@ model_parts <- function(parsed, frame, contrasts, family = NULL) {
   observed <- observed_in(frame, family)
   list(
     formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = observed$y, weights = observed$weights,
-    X = X, groups = groups, columns = columns, networks = parsed$networks
+    X = X, groups = groups, columns = columns, networks = parsed$networks, classes = observed$classes
   )
+}
+
+# The columns of a fixed-effect model matrix that have coefficients: all, but that thresholds stand for the intercept.
+estimated_columns <- function(fixed, family) {
+  if (!is_family(family, "ordinal")) {
+    return(fixed$matrix)
+  }
+  if (attr(fixed$terms, "intercept") == 0L) {
+    stop("the thresholds of an ordinal model stand for its intercept: leave 0 + or - 1 out of the formula.",
+         call. = FALSE)
+  }
+  fixed$matrix[, -1L, drop = FALSE]
 }
 
 # The design as rdoor.py reads it: list(meta, buffers).
@@ -140,7 +152,8 @@ send_design <- function(model) {
   })
   meta <- list(
     n = length(model$y), response = names(model$frame)[1L], fixed_names = as_array(as.character(colnames(model$X))),
-    weights = !is.null(weights), offset = !is.null(offset), terms = terms
+    weights = !is.null(weights), offset = !is.null(offset), terms = terms,
+    classes = if (!is.null(model$classes)) as_array(model$classes)
   )
   of_terms <- lapply(seq_along(model$bars), function(k) {
     c(

@@ -13,6 +13,7 @@
 # networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {
   order <- reply$order + 1L
+  first <- is_family(settings$family, "ordinal") # its X comes without the intercept
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
   bars <- model$bars[order]
   if (reply$method == "lmmnn") {
@@ -35,8 +36,8 @@ new_fit <- function(model, settings, reply) {
       bars = bars,
       flist = flist,
       cnms = stats::setNames(lapply(bars, `[[`, "names"), names(flist)[attr(flist, "assign")]),
-      kept = kept,
-      dropped = stats::setNames(dropped, colnames(model$X)[dropped]),
+      kept = kept + first,
+      dropped = stats::setNames(dropped + first, colnames(model$X)[dropped]),
       REML = settings$REML,
       method = reply$method,
       settings = settings,
@@ -92,7 +93,7 @@ fixed_matrix <- function(object) {
 }
 
 keep_columns <- function(object, X) {
-  if (length(object$dropped) == 0L) {
+  if (length(object$kept) == ncol(X)) {
     return(X)
   }
   assign <- attr(X, "assign")
@@ -133,13 +134,14 @@ send_fit <- function(object, networks = !is.null(object$networks)) {
 model_of <- function(object, y = NULL) {
   frame <- object$frame
   if (!is.null(y)) frame[[1L]] <- y
-  X <- stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts)
-  dimnames(X) <- list(NULL, colnames(X))
-  observed <- observed_in(frame, object$settings$family)
+  whole <- stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts)
+  dimnames(whole) <- list(NULL, colnames(whole))
+  family <- object$settings$family
+  observed <- observed_in(frame, family)
   list(
     formula = object$formula, frame = frame, fixed = object$fixed, bars = object$bars, y = observed$y,
-    weights = observed$weights, X = X,
-    groups = term_factors(object),
+    weights = observed$weights, X = estimated_columns(list(terms = object$fixed$terms, matrix = whole), family),
+    classes = observed$classes, groups = term_factors(object),
     columns = lapply(seq_len(n_terms(object)), function(k) {
       if (is.null(object$bars[[k]]$part$terms)) NULL else term_columns(object, k, frame)
     })

@@ -243,7 +243,6 @@ test_that("bad input to glmernn() is refused in one sentence", {
   refused(fit_cbpp(family = structure(list(family = "Negative Binomial(2)", link = "log"), class = "family")),
           "write family = \"negative.binomial\".")
   refused(fit_cbpp(family = poisson), "cbind() belongs to a binomial model")
-  refused(glmernn(incidence ~ nn(size) + (1 | herd), cbpp), "nn(size): glmernn() fits no networks yet")
   refused(glmernn(cbind(incidence, size, 1) ~ 1 + (1 | herd), cbpp), "has 3 columns: write cbind(successes, failures)")
   refused(glmernn(cbind(incidence, incidence - size) ~ 1 + (1 | herd), cbpp), "counts are whole numbers.")
   refused(glmernn(cbind(incidence, 0) ~ 1 + (1 | herd), cbpp), "rows without trials: leave them out with subset.")
@@ -261,7 +260,7 @@ test_that("what only Python knows is refused in one sentence", {
   refused(glmernn(size ~ 1 + (1 | herd), cbpp, "quasi"), "family 'quasi' is not known: use one of binomial, poisson,")
   refused(glmernn(size ~ 1 + (1 | herd), cbpp, gaussian), "family 'gaussian': use lmernn(), which fits linear")
   refused(fit_cbpp(family = binomial("log")), "the binomial family has no link 'log': use one of logit,")
-  refused(fit_cbpp(control = list(epochs = 3)), "control has no setting 'epochs' for generalized models")
+  refused(fit_cbpp(control = list(probes = 3)), "control has no setting 'probes' for generalized models")
   refused(glmernn(incidence ~ 1 + (1 | herd), cbpp), "a binomial response is 0 or 1")
   refused(glmernn(incidence / size ~ 1 + (1 | herd), cbpp), "give the numbers of trials as weights.")
   refused(glmernn(size / 2 ~ 1 + (1 | herd), cbpp, poisson), "a Poisson response is a whole number, 0 or more.")
