@@ -83,20 +83,26 @@ class Effects:
             return v
         return v.new_zeros(len(v), self.cells).scatter_add_(1, self._row_cells.expand(len(v), -1), v)
 
-    def cell_eta(self, b: Tensor) -> Tensor:
-        """``Z b`` by cell (R, cells) of effects (R, Q)."""
+    def _chosen(self, terms: Sequence[int] | None) -> list[tuple[Tensor, Tensor | None]]:
+        """Entries of some terms."""
+        if terms is None:
+            return self._entries
+        ends = np.cumsum([d for _, d in self.shapes])
+        return [entry for k in terms for entry in self._entries[ends[k] - self.shapes[k][1] : ends[k]]]
+
+    def cell_eta(self, b: Tensor, terms: Sequence[int] | None = None) -> Tensor:
+        """``Z b`` by cell (R, cells) of effects (R, Q); of some terms alone."""
         total: Tensor | None = None
-        for index, values in self._entries:
+        for index, values in self._chosen(terms):
             part = b.gather(1, index.expand(len(b), -1))
             part = part if values is None else part.mul_(values)
             total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        return b.new_zeros(len(b), self.cells) if total is None else total
 
-    def cell_sums(self, v: Tensor) -> Tensor:
-        """``Z' v`` (R, Q) of sums by cell (R, cells)."""
+    def cell_sums(self, v: Tensor, terms: Sequence[int] | None = None) -> Tensor:
+        """``Z' v`` (R, Q) of sums by cell (R, cells); of some terms alone, and 0 for the others."""
         out = v.new_zeros(len(v), self.size)
-        for index, values in self._entries:
+        for index, values in self._chosen(terms):
             out.scatter_add_(1, index.expand(len(v), -1), v if values is None else v * values)
         return out
 
