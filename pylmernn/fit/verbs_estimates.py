@@ -13,12 +13,11 @@ from pylmernn.engines.variances import conditional_variance
 from pylmernn.fit import getme, inference, likelihood
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef, coefficients, random_effects, terms_by_group
-from pylmernn.fit.state import FitState
 from pylmernn.fit.varcorr import VarCorr
-from pylmernn.formula.design import DesignError
+from pylmernn.fit.verbs_data import DataVerbs
 
 
-class EstimateVerbs(FitState):
+class EstimateVerbs(DataVerbs):
     """Estimates and criteria of a fit."""
 
     def fixef(self, add_dropped: bool = False) -> pd.Series:
@@ -156,14 +155,6 @@ class EstimateVerbs(FitState):
         """Rows less parameters."""
         return self.design.n - likelihood.n_parameters(self.design, self.estimates)
 
-    def nobs(self) -> int:
-        """Rows in use."""
-        return self.design.n
-
-    def ngrps(self) -> dict[str, int]:
-        """Number of levels of each grouping factor."""
-        return {g: self.design.random[m[0]].n_levels for g, m in terms_by_group(self.design.random).items()}
-
     def isREML(self) -> bool:
         """Whether the fit is by REML."""
         return self.estimates.REML
@@ -174,10 +165,6 @@ class EstimateVerbs(FitState):
 
     def isGLMM(self) -> bool:
         """Whether the model is generalized linear."""
-        return False
-
-    def isNLMM(self) -> bool:
-        """Whether the model is nonlinear."""
         return False
 
     def isSingular(self, tol: float = 1e-4) -> bool:
@@ -201,22 +188,9 @@ class EstimateVerbs(FitState):
             return getme.get_part(self.design, self.estimates, name)
         return {part: getme.get_part(self.design, self.estimates, part) for part in name}
 
-    def formula(self, fixed_only: bool = False) -> str:
-        """The formula as text; ``fixed_only`` leaves the random terms out."""
-        return self.frame.formula.nobars() if fixed_only else str(self.frame.formula)
-
-    def terms(self) -> list[str]:
-        """Labels of the fixed-effect terms, in R's order."""
-        return list(self.frame.fixed_terms.labels)
-
     def family(self) -> str:
         """The family and link."""
         return "gaussian(identity)"
-
-    def weights(self) -> pd.Series:
-        """Prior weights of the rows."""
-        values = np.ones(self.design.n) if self.design.weights is None else self.design.weights
-        return self._series(values)
 
     def model_frame(self) -> pd.DataFrame:
         """The variables of the model, one row for each row in use."""
@@ -224,22 +198,3 @@ class EstimateVerbs(FitState):
         if self.design.response in table:
             table[self.design.response] = self.design.y  # of a refit, the new one
         return table
-
-    def model_matrix(self, type: str = "fixed") -> pd.DataFrame:
-        """The model matrix of the fixed effects, or of the random effects.
-
-        Parameters
-        ----------
-        type : {"fixed", "random"}
-            "random" is ``Z``, sparse, with a column for each level and column of each term.
-        """
-        if type == "fixed":
-            return pd.DataFrame(self.design.X, index=self.frame.row_names, columns=list(self.design.fixed_names))
-        if type != "random":
-            raise DesignError(f"model_matrix has no type '{type}': use 'fixed' or 'random'.")
-        names = [(t.group, str(level), c) for t in self.design.random for level in t.levels for c in t.column_names]
-        return pd.DataFrame.sparse.from_spmatrix(  # type: ignore[attr-defined]
-            getme.random_matrix(self.design),
-            index=self.frame.row_names,
-            columns=pd.MultiIndex.from_tuples(names, names=["group", "level", "column"]),
-        )

@@ -1,0 +1,181 @@
+"""Linear predictors, probabilities and draws of a multinomial mixed model, of the rows of a fit and of new rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import logsumexp, ndtri, softmax
+from scipy.stats import qmc
+
+from pylmernn.engines.multinomial import MultinomialEstimates
+from pylmernn.fit.predict import Selection
+from pylmernn.formula.design import Design, FloatArray, IntArray, NewRows
+
+#: Points of the quasi-Monte Carlo average over effects of unseen levels, a power of 2.
+POINTS = 128
+#: Probabilities computed at once; bounds the memory that the average takes.
+AT_ONCE = 4_000_000
+
+
+def term_part(codes: IntArray, columns: FloatArray, b: FloatArray) -> FloatArray:
+    """``Z b`` of one random term in each class: rows with code -1 get 0, or NaN where a column is missing.
+
+    Parameters
+    ----------
+    codes : array, shape (m,)
+    columns : array, shape (m, d)
+    b : array, shape (q, d, C)
+
+    Returns
+    -------
+    ndarray, shape (m, C)
+    """
+    values = np.einsum("md,mdc->mc", columns, b[codes])
+    strangers = codes < 0
+    if strangers.any():
+        values[strangers] = np.where(np.isnan(columns[strangers]).any(axis=1), np.nan, 0.0)[:, None]
+    return values
+
+
+def linear_predictor(
+    estimates: MultinomialEstimates, rows: NewRows, selection: Selection, f: FloatArray | None = None
+) -> FloatArray:
+    """``offset + X beta + f + Z b`` of rows over the selected columns, shape (m, C).
+
+    Parameters
+    ----------
+    estimates : MultinomialEstimates
+    rows : NewRows, m of them
+        Levels with code -1 get the effect zero.
+    selection : one boolean array (d_k,) a term
+        Columns that take part.
+    f : array, shape (m, C), optional
+        What the networks say of these rows.
+    """
+    eta = rows.X @ estimates.beta + rows.offset[:, None]
+    if f is not None:
+        eta = eta + f
+    for new, b, keep in zip(rows.random, estimates.b, selection, strict=True):
+        if keep.any():
+            eta += term_part(new.codes, new.columns, b * keep[:, None])
+    return eta
+
+
+def unseen_variance(estimates: MultinomialEstimates, rows: NewRows, selection: Selection) -> FloatArray:
+    """Prior variance of the random part of levels that the fit has not seen, (m, C); zero where it has seen them."""
+    variance = np.zeros((len(rows.X), len(estimates.classes)))
+    for new, covariances, keep in zip(rows.random, estimates.covariances, selection, strict=True):
+        at = np.flatnonzero(new.codes < 0)
+        if keep.any() and len(at):
+            z = np.where(keep, new.columns[at], 0.0)
+            variance[at] += np.einsum("md,cde,me->mc", z, covariances, z)
+    return variance
+
+
+def normal_points(n_classes: int) -> FloatArray:
+    """Standard normal quasi-random points, (POINTS, C): scrambled Sobol points with mean 0 and variance 1."""
+    uniform = qmc.Sobol(n_classes, scramble=True, rng=np.random.default_rng(0)).random(POINTS)
+    z = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+    z -= z.mean(axis=0)
+    return np.asarray(z / z.std(axis=0))
+
+
+def marginal_probabilities(eta: FloatArray, variance: FloatArray) -> FloatArray:
+    """Means of ``softmax(eta + sqrt(variance) z)`` over standard normal z, (m, C), by quasi-Monte Carlo.
+
+    Parameters
+    ----------
+    eta : array, shape (m, C)
+    variance : array, shape (m, C)
+        Rows of zeros are left as they are.
+    """
+    probabilities = np.asarray(softmax(eta, axis=1))
+    at = np.flatnonzero((variance > 0).any(axis=1))
+    if not len(at):
+        return probabilities
+    points = normal_points(eta.shape[1])
+    step = max(1, AT_ONCE // points.size)
+    for start in range(0, len(at), step):
+        part = at[start : start + step]
+        drawn = eta[part][:, None, :] + np.sqrt(variance[part])[:, None, :] * points
+        probabilities[part] = softmax(drawn, axis=2).mean(axis=1)
+    return probabilities
+
+
+def observed_loglik(eta: FloatArray, codes: FloatArray) -> FloatArray:
+    """Logarithms of the probabilities of the observed classes, shape (n,).
+
+    Parameters
+    ----------
+    eta : array, shape (n, C)
+    codes : array of whole numbers, shape (n,)
+    """
+    return np.asarray(np.take_along_axis(eta, codes.astype(np.intp)[:, None], axis=1)[:, 0] - logsumexp(eta, axis=1))
+
+
+def draw_classes(probabilities: FloatArray, rng: np.random.Generator) -> IntArray:
+    """A class code for each row of probabilities (m, C); -1 where they are missing."""
+    missing = np.isnan(probabilities).any(axis=1)
+    cumulative = np.cumsum(np.nan_to_num(probabilities), axis=1)
+    u = rng.random(len(cumulative)) * cumulative[:, -1]
+    codes = (u[:, None] >= cumulative[:, :-1]).sum(axis=1).astype(np.int32)
+    codes[missing] = -1
+    return codes
+
+
+def simulate(
+    design: Design,
+    estimates: MultinomialEstimates,
+    rows: NewRows,
+    f: FloatArray | None,
+    conditional: Selection,
+    unseen: list[np.ndarray | None],
+    nsim: int,
+    rng: np.random.Generator,
+) -> IntArray:
+    """Class codes drawn from the model, (m, nsim): some random effects at their posterior means, the others anew.
+
+    Parameters
+    ----------
+    design, estimates : the fit
+    rows : NewRows, m of them
+    f : array, shape (m, C), or None
+        What the networks say of these rows.
+    conditional : one boolean array (d_k,) a term
+        Columns whose effects stay at their posterior means.
+    unseen : one array (m,) of int a term, or None
+        Identity of the level of each row, for levels the fit has not seen: rows that share one share its effect.
+    nsim : int
+    rng : numpy Generator
+    """
+    base = linear_predictor(estimates, rows, conditional, f)
+    known = [term.n_levels for term in design.random]
+    codes = [_with_strangers(new.codes, names, q) for new, names, q in zip(rows.random, unseen, known, strict=True)]
+    out = np.empty((len(base), nsim), dtype=np.int32)
+    for s in range(nsim):
+        eta = base.copy()
+        for k, new in enumerate(rows.random):
+            free = np.where((codes[k] >= known[k])[:, None], True, ~conditional[k]) * new.columns
+            if free.any():
+                b = draw_effects(estimates.covariances[k], int(codes[k].max()) + 1, rng)
+                eta += np.einsum("md,mdc->mc", free, b[codes[k]])
+        out[:, s] = draw_classes(np.asarray(softmax(eta, axis=1)), rng)
+    return out
+
+
+def _with_strangers(codes: IntArray, names: np.ndarray | None, q: int) -> IntArray:
+    """Codes in which each unseen level has a number of its own, from q on."""
+    strangers = codes < 0
+    if not strangers.any():
+        return codes
+    label = np.zeros(len(codes), dtype=int) if names is None else names
+    out = codes.copy()
+    out[strangers] = q + np.unique(label[strangers], return_inverse=True)[1]
+    return out
+
+
+def draw_effects(covariances: FloatArray, q: int, rng: np.random.Generator) -> FloatArray:
+    """Effects of q levels from their prior, (q, d, C), for covariances (C, d, d) that may be singular."""
+    values, vectors = np.linalg.eigh(covariances)
+    roots = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    z = rng.standard_normal((q, len(covariances), covariances.shape[1]))
+    return np.asarray(np.einsum("cde,qce->qdc", roots, z))
