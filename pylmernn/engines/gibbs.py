@@ -2,11 +2,11 @@ r"""Gibbs sampling of all random effects of a logistic or multinomial model, wit
 
 Given ``omega_i ~ PG(m_i, psi_i)`` the logistic likelihood is normal in the linear predictor (Polson, Scott & Windle
 2013, JASA 108:1339, eq. 7), so that the effects of all terms are jointly normal with precision ``Z' Omega Z + P``. They
-are drawn by perturbation: the solution b of ``(Z' Omega Z + P) b = Z'(kappa - omega (offset - A)) + e`` is an exact draw
-where ``e ~ N(0, Z' Omega Z + P)`` (Papandreou & Yuille 2010). Multinomial models go class by class, where
-``psi_ic = eta_ic - A_ic`` and ``A_ic`` is the log-sum of the other classes (Holmes & Held 2006; Polson et al.). Adding the
-same number to an effect in all classes leaves the likelihood as it is; that shift is drawn from its conditional prior at
-the end of each sweep, without which it would be a slow random walk.
+are drawn by perturbation: the solution b of ``(Z' Omega Z + P) b = Z'(kappa - omega (offset - A)) + e`` is an exact
+draw where ``e ~ N(0, Z' Omega Z + P)`` (Papandreou & Yuille 2010). Multinomial models go class by class, where
+``psi_ic = eta_ic - A_ic`` and ``A_ic`` is the log-sum of the other classes (Holmes & Held 2006; Polson et al.). Adding
+the same number to an effect in all classes leaves the likelihood as it is; that shift is drawn from its conditional
+prior at the end of each sweep, without which it would be a slow random walk.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def invert_blocks(blocks: Tensor) -> Tensor:
 def draw_shift(b: Tensor, prior: Prior, generator: torch.Generator | None) -> Tensor:
     """Draw what is common to all classes of each level's effects (S, Q, C) from its conditional prior.
 
-    ``b_c + s`` with the precisions P_c has ``s ~ N(-(sum P_c)^-1 sum P_c b_c, (sum P_c)^-1)``: an exact move wherever the
+    ``b_c + s`` with the precisions P_c has ``s ~ N(-(sum P_c)^-1 sum P_c b_c, (sum P_c)^-1)``: an exact move where the
     likelihood does not see s.
     """
     pull = prior.effects.split(prior.apply(b).sum(dim=2, keepdim=True))
