@@ -6,7 +6,8 @@ import numpy as np
 
 from pylmernn.families import FAMILIES, read_family
 
-EVERY = [f"{name}({link})" for name, family in FAMILIES.items() for link in family.links]
+NAMES = [name for name, family in FAMILIES.items() if not family.categorical]
+EVERY = [f"{name}({link})" for name in NAMES for link in FAMILIES[name].links]
 
 
 def example(text, n=40):

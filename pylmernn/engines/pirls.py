@@ -71,7 +71,8 @@ def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float
     Returns
     -------
     callable
-        ``(theta (m,), beta (p,), phi=1.0) -> float``.
+        ``(theta (m,), beta (p,), phi=1.0) -> float``. For nAGQ=0 the thresholds of an ordinal model are those of centred
+        columns.
     """
     problem = GeneralizedProblem(design, family, nAGQ)
     size = sum(theta_sizes(design.random))
@@ -81,7 +82,8 @@ def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float
         if theta.shape != (size,):
             raise ValueError(f"theta has shape {theta.shape}; the model has {size} variance parameters.")
         given = problem.working_beta(np.zeros(design.p) if beta is None else beta)
-        return problem.evaluate(problem.user_templates(theta), given, phi).value
+        shifted = family.shifted(phi, problem.constant(given))
+        return problem.evaluate(problem.user_templates(theta), given, shifted).value
 
     return objective
 
@@ -162,6 +164,7 @@ def estimates_at(
         u.append(np.ascontiguousarray(spherical.T))
         b.append(np.ascontiguousarray((Lambda @ spherical).T))
     wrss = float(problem.family.pearson(design.y, problem.data.weights, modes.eta, phi).sum())
+    constant = problem.constant(modes.beta)
     scaled = to_working(design.random, problem.transforms, theta)
     return GeneralizedEstimates(
         method="pirls",
@@ -181,7 +184,7 @@ def estimates_at(
         singular=bool((np.abs(scaled[diagonal_positions(design.random)]) < control.singular_tolerance).any()),
         convergence=convergence,
         family=problem.family,
-        phi=phi,
+        phi=problem.family.shifted(phi, -constant),
         nAGQ=problem.nAGQ,
-        eta=modes.eta,
+        eta=modes.eta - constant,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import DirectElimination
 from pylmernn.engines.profiled import NUDGE, layout
 from pylmernn.engines.start import moment_start
-from pylmernn.engines.working import working_columns, working_term
+from pylmernn.engines.working import WorkingColumns, working_columns, working_term
 from pylmernn.families.family import Dispersion, Family
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
@@ -38,6 +39,7 @@ class Evaluation:
     phi: Dispersion
     slopes: Slopes | None = None
     curvature: Curvature | None = None
+    quadrature: Quadrature | None = None
 
 
 class GeneralizedProblem:
@@ -59,7 +61,7 @@ class GeneralizedProblem:
     def __init__(self, design: Design, family: Family, nAGQ: int = 1, device: str = "cpu") -> None:
         self.design, self.family, self.nAGQ = design, family, nAGQ
         self.plan = layout(design.random)
-        R, self.working = working_columns(design)
+        X, self.working, self._constants = _fixed_columns(design, family)
         terms = [working_term(term) for term in design.random]
         self.transforms = [term.T for term in terms]
         groups = []
@@ -67,9 +69,11 @@ class GeneralizedProblem:
             first = design.random[members[0]]
             columns = tuple(column for t in members for column in terms[t].columns)
             groups.append(GroupRows(first.codes, first.n_levels, columns))
-        self.system = ReweightedSystem(R[:, : design.p], groups, device)
+        self.system = ReweightedSystem(X, groups, device)
         self.data = Observations.of(family, design.y, design.weights)
         self.offset = np.zeros(design.n) if design.offset is None else design.offset
+        self._offset_mean = float(self.offset.mean()) if family.absorbs_constant else 0.0
+        self.offset = self.offset - self._offset_mean
         self.joint = nAGQ == 0
         self.nodes = None
         if nAGQ > 1:
@@ -112,7 +116,7 @@ class GeneralizedProblem:
                 value = quadrature.value
             self._u, self._b, self._beta = modes.u, modes.b, modes.beta
             if not derivatives:
-                return Evaluation(value, modes, elimination, phi)
+                return Evaluation(value, modes, elimination, phi, quadrature=quadrature)
             parameters = self.plan.parameters
             if quadrature is not None:
                 by_phi = data.by_dispersion(modes.eta, phi).score
@@ -195,6 +199,10 @@ class GeneralizedProblem:
         """Beta (p,) of the working columns from the user's."""
         return np.asarray(np.linalg.solve(self.working.transform, beta), dtype=np.float64)
 
+    def constant(self, beta: FloatArray) -> float:
+        """What the working linear predictor has beyond the user's, at beta (p,) of the working columns."""
+        return float(self._constants @ beta) - self._offset_mean
+
     def _dispersion_curvature(self, eta: FloatArray, x: FloatArray) -> FloatArray:
         """Second derivatives (k, k) of -2 log f in the coordinates x (k,) of the dispersion, eta held."""
         width = 1e-4
@@ -251,3 +259,16 @@ class GeneralizedProblem:
         X = self.system.X
         shift = np.linalg.lstsq(X.T @ X, X.T @ (0.5 * share * spread), rcond=None)[0]
         return theta * np.sqrt(share), np.asarray(beta - shift, dtype=np.float64)
+
+
+def _fixed_columns(design: Design, family: Family) -> tuple[FloatArray, WorkingColumns, FloatArray]:
+    """Working columns (n, p), what makes them, and the constants (p,) that centring added to each.
+
+    Where the family's parameters stand for the intercept, columns are centred as if it were there, so that the
+    parameters and beta are found apart.
+    """
+    if not family.absorbs_constant:
+        R, working = working_columns(design)
+        return R[:, : design.p], working, np.zeros(design.p)
+    R, whole = working_columns(dataclasses.replace(design, X=np.column_stack([np.ones(design.n), design.X])))
+    return R[:, 1:-1], WorkingColumns(whole.transform[1:, 1:], whole.beta0[1:]), whole.transform[0, 1:]

@@ -24,7 +24,8 @@ def problem_at(design: Design, estimates: GeneralizedEstimates) -> tuple[General
     beta = problem.working_beta(estimates.beta)
     if not problem.joint:
         parts.append(beta)
-    parts.append(estimates.family.unconstrained(estimates.phi))
+    phi = estimates.family.shifted(estimates.phi, problem.constant(beta))
+    parts.append(estimates.family.unconstrained(phi))
     problem.begin_at(beta)
     return problem, np.concatenate(parts)
 
@@ -42,6 +43,42 @@ def fixed_covariance(design: Design, estimates: GeneralizedEstimates) -> FloatAr
     """
     problem, x = problem_at(design, estimates)
     m, p = problem.n_theta, design.p
+    covariance = _search_covariance(problem, x)
+    if covariance is None:
+        return estimates.unscaled_vcov
+    T = problem.working.transform
+    return np.asarray(T @ covariance[m : m + p, m : m + p] @ T.T)
+
+
+def dispersion_covariance(design: Design, estimates: GeneralizedEstimates) -> FloatArray:
+    """Covariance (k, k) of the dispersion, or of the thresholds of an ordinal model, as in :func:`fixed_covariance`.
+
+    All NaN where the Hessian is not positive definite.
+
+    Parameters
+    ----------
+    design : Design
+    estimates : GeneralizedEstimates
+    """
+    problem, x = problem_at(design, estimates)
+    m, p = problem.n_theta, 0 if problem.joint else design.p
+    phi = problem.phi(x)
+    chain = problem.family.chain(phi)
+    covariance = _search_covariance(problem, x)
+    if covariance is None:
+        return np.full(chain.shape, np.nan)
+    jacobian = np.zeros((len(chain), len(x)))
+    jacobian[:, m + p :] = chain
+    base = problem.constant(np.zeros(design.p))
+    for j, unit in enumerate(np.eye(design.p)[:p]):
+        one = problem.constant(unit) - base
+        jacobian[:, m + j] = problem.family.shifted(np.zeros(len(chain)), -one)
+    return np.asarray(jacobian @ covariance @ jacobian.T)
+
+
+def _search_covariance(problem: GeneralizedProblem, x: FloatArray) -> FloatArray | None:
+    """Inverse of half the Hessian at a point of the search, zero for parameters on the boundary; None if there is none."""
+    m = problem.n_theta
     free = np.flatnonzero(np.append(np.abs(x[:m]) > 1e-8, np.ones(len(x) - m, dtype=bool)))
     H = np.empty((len(free), len(free)))
     for row, j in enumerate(free):
@@ -52,11 +89,10 @@ def fixed_covariance(design: Design, estimates: GeneralizedEstimates) -> FloatAr
     try:
         half = np.linalg.inv(np.linalg.cholesky(0.25 * (H + H.T)))
     except np.linalg.LinAlgError:
-        return estimates.unscaled_vcov
-    of_beta = np.flatnonzero((free >= m) & (free < m + p))
-    covariance = (half.T @ half)[np.ix_(of_beta, of_beta)]
-    T = problem.working.transform
-    return np.asarray(T @ covariance @ T.T)
+        return None
+    covariance = np.zeros((len(x), len(x)))
+    covariance[np.ix_(free, free)] = half.T @ half
+    return covariance
 
 
 def mode_variance(design: Design, estimates: GeneralizedEstimates) -> tuple[FloatArray, ...]:
@@ -69,7 +105,7 @@ def mode_variance(design: Design, estimates: GeneralizedEstimates) -> tuple[Floa
     """
     problem, x = problem_at(design, estimates)
     m = problem.n_theta
-    at = problem.evaluate(problem.templates(x), x[m : m + design.p], estimates.phi)
+    at = problem.evaluate(problem.templates(x), x[m : m + design.p], problem.phi(x))
     by_factor = mode_variances(problem.system, at.elimination)
     out = []
     for index in range(len(design.random)):

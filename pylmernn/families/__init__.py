@@ -10,6 +10,7 @@ from pylmernn.families.family import Family, FamilyError
 from pylmernn.families.gamma import Gamma
 from pylmernn.families.inverse_gaussian import InverseGaussian
 from pylmernn.families.negative_binomial import NegativeBinomial
+from pylmernn.families.ordinal import Ordinal
 from pylmernn.families.poisson import Poisson
 
 FAMILIES: dict[str, type[Family]] = {
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[Family]] = {
     "inverse.gaussian": InverseGaussian,
     "negative.binomial": NegativeBinomial,
     "beta": Beta,
+    "ordinal": Ordinal,
 }
 #: Other spellings: glmmTMB's, and those without dots and capitals.
 SPELLINGS = {
@@ -26,6 +28,7 @@ SPELLINGS = {
     "inverse_gaussian": "inverse.gaussian",
     "negative_binomial": "negative.binomial",
     "nbinom2": "negative.binomial",
+    "cumulative": "ordinal",
 }
 
 

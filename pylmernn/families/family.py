@@ -168,6 +168,10 @@ class Family(ABC):
         """Derivatives (k, k) of the dispersion in its coordinates, a row a parameter."""
         return np.array([[phi]]) if self.has_dispersion else np.empty((0, 0))
 
+    def shifted(self, phi: Dispersion, constant: float) -> Dispersion:
+        """The dispersion that makes up for a constant added to eta, where ``absorbs_constant``."""
+        return phi
+
     def start_dispersion(self, y: FloatArray, weights: FloatArray, mu: FloatArray) -> Dispersion:
         """The dispersion to start from."""
         return 1.0
