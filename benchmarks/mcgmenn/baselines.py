@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from benchmarks.mcgmenn import ours
 from benchmarks.mcgmenn.generators import probabilities
-from benchmarks.mcgmenn.tasks import ClassTask
+from benchmarks.mcgmenn.tasks import ClassTask, tower
 
 Method = Callable[[ClassTask, int], Outcome]
 
@@ -40,11 +40,21 @@ chosen = OURS
 ONE_HOT_LIMIT = 10_000
 
 
-def choose(recipe: Recipe, epochs: int = 0) -> None:
-    """Train baselines by a recipe, and all networks, ours too, for so many epochs; 0 leaves that to the recipe."""
+def choose(recipe: Recipe, epochs: int = 0, **settings: Any) -> None:
+    """Train baselines by a recipe, and all networks, ours too, for so many epochs; 0 leaves that to the recipe.
+
+    ``settings`` are of :class:`pylmernn.training.options.Training`, for ours.
+    """
     global chosen
     chosen = replace(recipe, epochs=epochs) if epochs else recipe
-    ours.shortened = epochs or None
+    ours.settings = settings | ({"epochs": epochs} if epochs else {})
+
+
+def warm_up() -> None:
+    """Train a small network for an epoch, so that what torch does once in a process is not timed."""
+    X, levels = torch.zeros(200, 2), torch.zeros(200, 0, dtype=torch.int64)
+    y = np.arange(200) % 2.0
+    fit_network(tower(2, [], 0, 1, chosen), (X, levels), y, np.ones(200), replace(chosen, epochs=1), 0, cross_entropy)
 
 
 def ignore(task: ClassTask, seed: int) -> Outcome:

@@ -17,8 +17,8 @@ from benchmarks.mcgmenn.tasks import ClassTask
 from pylmernn.engines.control import Control
 from pylmernn.training.options import Training
 
-#: epochs of all fits here, for trials
-shortened: int | None = None
+#: settings of Training that all fits here take, for trials; see baselines.choose()
+settings: dict[str, Any] = {}
 
 
 def ours(task: ClassTask, seed: int) -> Outcome:
@@ -94,10 +94,11 @@ def linear(task: ClassTask, seed: int) -> Outcome:
 
 
 def neural(task: ClassTask, seed: int, method: str, control: Control | None = None) -> Outcome:
-    """A fit by one of our methods."""
+    """A fit by one of our methods; without inputs of a network, methods that need one give way to "auto"."""
+    if task.mean == "1" and method != "mcem":
+        method = "auto"
     control = control or Control()
-    if shortened is not None:
-        control = replace(control, training=replace(control.training, epochs=shortened))
+    control = replace(control, training=replace(control.training, **settings))
     options: dict[str, Any] = {"nets": task.nets} if task.nets else {}
     begun = time.perf_counter()
     fit = _quiet(
