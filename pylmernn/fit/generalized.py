@@ -5,57 +5,34 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from pylmernn.engines import pirls
+from pylmernn.engines.generalized_methods import GENERALIZED_METHODS
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
-from pylmernn.families import Family, FamilyError
-from pylmernn.fit import inference, profile, rtext
-from pylmernn.fit import predict as prediction
-from pylmernn.fit import simulate as simulation
+from pylmernn.families import FamilyError
+from pylmernn.fit import inference, profile
+from pylmernn.fit.generalized_summary import GeneralizedHeader, sampling_text, threshold_text
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.mixedfit import MixedFit
+from pylmernn.fit.predict_generalized import GeneralizedPrediction
 from pylmernn.fit.ranef import Ranef, random_effects, terms_by_group
-from pylmernn.fit.summary import Header
+from pylmernn.fit.summary import Header, Summary
 from pylmernn.fit.update import update_formula
 from pylmernn.fit.varcorr import VarCorr, var_corr
 from pylmernn.fit.verbs_inference import parameter_values
-from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows
+from pylmernn.formula import parse
+from pylmernn.formula.design import Design, DesignError, FloatArray
 
-RESIDUAL_TYPES = ("deviance", "pearson", "response", "working")
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneralizedHeader(Header):
-    """Title of a generalized model: how its likelihood was approximated, and its family."""
-
-    nAGQ: int = 1
-    family: str = ""
-
-    @property
-    def optimizer(self) -> str:
-        """What found the optimum."""
-        return "pirls"
-
-    @property
-    def title(self) -> str:
-        """How the model was fit."""
-        how = "Laplace Approximation" if self.nAGQ == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {self.nAGQ}"
-        return f"Generalized linear mixed model fit by maximum likelihood ({how}) [merModNN]"
-
-    def text(self) -> str:
-        """Title, family, formula and data."""
-        title = rtext.cat_fill(self.title.split(" "), 80).replace(" \n", "\n  ")
-        rest = super().text().split("\n", 1)[1]
-        return f"{title}\n Family: {self.family}\n{rest}"
+if TYPE_CHECKING:
+    from pylmernn.engines.chains import Draws
 
 
-class GeneralizedFit(MixedFit):
+class GeneralizedFit(GeneralizedPrediction, MixedFit):
     """A fitted generalized linear mixed model, made by :func:`pylmernn.glmernn`.
 
     Fitted values and residuals are on the scale of the response; ``predict`` gives the linear predictor unless asked
@@ -72,29 +49,32 @@ class GeneralizedFit(MixedFit):
     # ---- what the family changes
 
     @property
-    def _family(self) -> Family:
-        assert self.estimates.family is not None
-        return self.estimates.family
-
-    @property
-    def _weights(self) -> FloatArray:
-        return np.ones(self.design.n) if self.design.weights is None else self.design.weights
-
-    @cached_property
-    def _eta(self) -> FloatArray:
-        return prediction.fixed_part(self.design, self.estimates) + prediction.random_part(self.design, self.estimates)
-
-    @cached_property
-    def _mu(self) -> FloatArray:
-        return self._family.link.inverse(self._eta)
-
-    @property
     def _header(self) -> Header:
-        plain = super()._header
+        plain, e = super()._header, self.estimates
         family = f"{self._family.name}  ( {self._family.link.name} )"
-        if self._family.has_dispersion and not self._family.has_scale:
-            family = f"{self._family.name}({self.estimates.phi:.4g})  ( {self._family.link.name} )"
-        return GeneralizedHeader(**dataclasses.asdict(plain), nAGQ=self.estimates.nAGQ, family=family)
+        if self._family.has_dispersion and not self._family.has_scale and np.ndim(e.phi) == 0:
+            family = f"{self._family.name}({e.phi:.4g})  ( {self._family.link.name} )"
+        return GeneralizedHeader(
+            **dataclasses.asdict(plain), nAGQ=e.nAGQ, family=family, method=e.method, sampling=sampling_text(e.draws)
+        )
+
+    def summary(self) -> Summary:
+        """The fit at a glance, as :meth:`MixedFit.summary`; of an ordinal model with its thresholds."""
+        found = super().summary()
+        thresholds = tuple(threshold_text(self.estimates, self.design.classes))
+        return dataclasses.replace(found, networks=thresholds + found.networks)
+
+    def draws(self) -> Draws:
+        """What method "mcem" sampled.
+
+        Raises
+        ------
+        DesignError
+            For a fit by another method.
+        """
+        if self.estimates.draws is None:
+            raise DesignError("this fit has no draws: fit with method='mcem' to sample the random effects.")
+        return self.estimates.draws
 
     @cached_property
     def _varcorr(self) -> VarCorr:
@@ -109,8 +89,8 @@ class GeneralizedFit(MixedFit):
         """Root of the dispersion of Gamma and inverse Gaussian models, 1 for the others."""
         return float(np.sqrt(self.estimates.phi)) if self._family.has_scale else 1.0
 
-    def dispersion(self) -> float:
-        """Dispersion phi: 1 for binomial and Poisson.
+    def dispersion(self) -> float | FloatArray:
+        """Dispersion phi: 1 for binomial and Poisson, the thresholds (C - 1,) of an ordinal model.
 
         ``Var(y)`` is ``phi mu^2`` for Gamma, ``phi mu^3`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative
         binomial and ``mu (1 - mu) / (1 + phi)`` for beta.
@@ -129,7 +109,7 @@ class GeneralizedFit(MixedFit):
 
     @property
     def _n_parameters(self) -> int:
-        return self.design.p + len(self.estimates.theta) + int(self._family.has_dispersion)
+        return self.design.p + len(self.estimates.theta) + self._family.has_dispersion * np.size(self.estimates.phi)
 
     def logLik(self, REML: bool | None = None) -> LogLik:
         """Log-likelihood, all constants included: fits by different nAGQ can be compared, unlike lme4's."""
@@ -151,9 +131,10 @@ class GeneralizedFit(MixedFit):
         Parameters
         ----------
         use_hessian : bool, default True
-            From the curvature of the log-likelihood in all parameters; else with the variances taken as known.
+            From the curvature of the log-likelihood in all parameters; else, and by method "mcem", with the variances
+            taken as known.
         """
-        if not use_hessian or self.estimates.nAGQ == 0:
+        if not use_hessian or self.estimates.nAGQ == 0 or self.estimates.method == "mcem":
             return inference.vcov(self.design, self.estimates)
         names = list(self.design.fixed_names)
         return pd.DataFrame(self._fixed_covariance, index=names, columns=names)
@@ -168,72 +149,6 @@ class GeneralizedFit(MixedFit):
         name = "t value" if self._family.has_scale else "z value"
         return pd.DataFrame({"Estimate": beta, "Std. Error": se, name: z, "Pr(>|z|)": 2.0 * ndtr(-np.abs(z))})
 
-    # ---- rows
-
-    def _residuals(self, type: str) -> FloatArray:
-        if type not in RESIDUAL_TYPES:
-            raise DesignError(f"residuals of type '{type}' are not known: use one of {', '.join(RESIDUAL_TYPES)}.")
-        y, mu, phi, family = self.design.y, self._mu, self.estimates.phi, self._family
-        raw = y - mu
-        if type == "response":
-            return raw
-        if type == "working":
-            return raw / family.link.derivatives(self._eta)[1]
-        if type == "pearson":
-            return raw * np.sqrt(self._weights / family.variance(mu, phi))
-        return np.sign(raw) * np.sqrt(np.maximum(self._weights * family.unit_deviance(y, mu, phi), 0.0))
-
-    def residuals(self, type: str = "deviance", scaled: bool = False) -> pd.Series:
-        """Residuals.
-
-        Parameters
-        ----------
-        type : {"deviance", "pearson", "response", "working", "scaled"}
-            "scaled" is "pearson" over sigma.
-        scaled : bool, default False
-            Divide by sigma.
-        """
-        values = self._residuals("pearson" if type == "scaled" else type)
-        return self._series(values / self.sigma() if scaled or type == "scaled" else values)
-
-    resid = residuals
-
-    def predict(  # type: ignore[override]
-        self,
-        newdata: Any = None,
-        re_form: Any = None,
-        random_only: bool = False,
-        allow_new_levels: bool = False,
-        type: str = "link",
-        na_action: str = "pass",
-        se_fit: bool = False,
-        interval: str | bool | None = None,
-    ) -> pd.Series:
-        """Predictions, of the data or of new rows.
-
-        Parameters
-        ----------
-        newdata, re_form, random_only, allow_new_levels, na_action
-            As for a linear mixed model, :meth:`MixedFit.predict`.
-        type : {"link", "response"}
-            The linear predictor or the mean.
-        se_fit, interval
-            Refused: standard errors of predictions are for linear mixed models.
-
-        Returns
-        -------
-        Series
-            Labelled as newdata.
-        """
-        if se_fit or interval:
-            self._only_linear("predict() with se_fit or interval", "draw with simulate() or bootMer()")
-        if type not in ("link", "response"):
-            raise DesignError(f"type is '{type}': use 'link' or 'response'.")
-        eta = super().predict(newdata, re_form, random_only, allow_new_levels, na_action=na_action)
-        if type == "link":
-            return cast("pd.Series", eta)
-        return pd.Series(self._family.link.inverse(eta.to_numpy(dtype=float)), index=eta.index)
-
     def model_frame(self) -> pd.DataFrame:
         """The variables of the model, one row for each row in use; a factor stays a factor."""
         table, name = self.frame.frame.copy(), self.design.response
@@ -244,29 +159,16 @@ class GeneralizedFit(MixedFit):
             table[name] = self.design.y
         return table
 
-    def _draw(
-        self,
-        rows: NewRows,
-        chosen: prediction.Selection,
-        unseen: list[np.ndarray | None],
-        weights: FloatArray | None,
-        nsim: int,
-        rng: np.random.Generator,
-    ) -> FloatArray:
-        eta = simulation.linear_predictors(self.design, self.estimates, rows, chosen, unseen, nsim, rng)
-        given = np.ones(len(eta)) if weights is None else weights
-        draws = [
-            self._family.draw(rng, self._family.link.inverse(column), given, self.estimates.phi) for column in eta.T
-        ]
-        return np.column_stack(draws)
-
     # ---- random effects and intervals
 
     def ranef(self, condVar: bool = False) -> Ranef:
-        """Conditional modes of the random effects; variances of their normal approximation with ``condVar``."""
+        """Conditional modes of the random effects, and with ``condVar`` variances of their normal approximation.
+
+        By method "mcem" they are means and variances of what was sampled.
+        """
         effects = random_effects(self.design, self.estimates)
         if condVar:
-            variances = mode_variance(self.design, self.estimates)
+            variances = self.estimates.mode_variances or mode_variance(self.design, self.estimates)
             groups = terms_by_group(self.design.random)
             effects.condVar = {group: [variances[k] for k in members] for group, members in groups.items()}
         return effects
@@ -301,22 +203,34 @@ class GeneralizedFit(MixedFit):
 
     def _again(self, design: Design | None = None, REML: bool | None = None) -> GeneralizedFit:
         design = self.design if design is None else design
+        old, method = self.estimates, self.estimates.method
         try:
             self._family.check(design.y, self._weights, design.response)
         except FamilyError as error:
             raise DesignError(str(error)) from None
-        estimates = pirls.fit(design, self._family, self.estimates.nAGQ, self.call.get("control"))
+        if old.networks is not None:  # they are kept: f is part of the offset
+            design, method = dataclasses.replace(design, nets=()), "mcem" if method == "mcem" else "pirls"
+        estimates = GENERALIZED_METHODS[method](design, self._family, old.nAGQ, self.call.get("control"))
+        estimates = dataclasses.replace(estimates, method=old.method, networks=old.networks)
+        design = dataclasses.replace(design, nets=self.design.nets)
         return type(self)(design, estimates, self.frame, self.call)
 
     def update(self, formula: str | None = None, **arguments: Any) -> GeneralizedFit:
-        """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there."""
+        """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there.
+
+        Networks are trained anew. Where a new formula brings or drops them the method is chosen again.
+        """
         from pylmernn.glm import glmernn
 
         given = {**self.call, **arguments}
-        call = {name: value for name, value in given.items() if name not in ("data_name", "nets", "REML")}
+        call = {name: value for name, value in given.items() if name not in ("data_name", "REML")}
         if call.get("data") is None:
             raise DesignError("this fit holds no data: give update(data=...).")
-        call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
+        old = str(self.frame.formula)
+        call["formula"] = update_formula(old, formula) if formula else old
+        neural = any(special.function == "nn" for special in parse(call["formula"]).specials)
+        if "method" not in arguments and neural != bool(self.design.nets):
+            call["method"] = "auto"
         return glmernn(**call)
 
     def extractAIC(self, k: float = 2.0) -> tuple[int, float]:
@@ -334,7 +248,9 @@ class GeneralizedFit(MixedFit):
         self._only_linear("REMLcrit()", "use logLik()")
 
     def plot(self, kind: str = "residuals", **options: Any) -> Any:
-        """A picture of the fit: "residuals", "ranef" or "qq"; see :meth:`MixedFit.plot`."""
+        """A picture of the fit: "residuals", "ranef", "qq", "distribution" (of the effects of every factor, with the
+        marks of one row) and, of classes, "calibration" or "roc"; see :meth:`MixedFit.plot`.
+        """
         if kind == "shrinkage":
             self._only_linear("plot('shrinkage')", "use kind='ranef'")
         return super().plot(kind, **options)

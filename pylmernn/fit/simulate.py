@@ -86,6 +86,13 @@ def linear_predictors(
     return out
 
 
+def draw_codes(probabilities: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Codes 0, 1, ... of classes drawn with the probabilities (m, C) of each row, (m,)."""
+    total = np.cumsum(probabilities, axis=1)
+    codes = (rng.uniform(size=len(total))[:, None] * total[:, -1:] >= total).sum(axis=1)
+    return np.asarray(np.minimum(codes, probabilities.shape[1] - 1), dtype=np.float64)
+
+
 def draw_field(
     term: RandomTerm, new: NewTerm, sigma: float, theta: FloatArray, nsim: int, rng: np.random.Generator
 ) -> FloatArray:

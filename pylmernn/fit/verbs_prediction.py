@@ -100,19 +100,11 @@ class PredictionVerbs(FitState):
         >>> fit.predict(data.head(2), re_form="NA").round(2).tolist()
         [251.41, 261.87]
         """
-        chosen = selection(self.design, re_form)
         interval = intervals.interval_name(interval)
-        wants_variance = se_fit or interval is not None
-        if newdata is None:
-            rows, index = prediction.rows_of_fit(self.design), self._row_names
-        else:
-            rows = self._new_rows(newdata, [bool(keep.any()) for keep in chosen], na_action)
-            index = pd.Index(rows.row_names)
-            if not allow_new_levels:
-                prediction.check_levels(self.design, rows, chosen)
+        rows, chosen, index = self._prediction_rows(newdata, re_form, allow_new_levels, na_action)
         fit = prediction.mean(self.design, self.estimates, rows, chosen, random_only)
-        if not wants_variance:
-            return self._series(fit) if newdata is None else pd.Series(fit, index=index)
+        if not se_fit and interval is None:
+            return self._labelled(fit, newdata, index)
         if random_only:
             raise DesignError("standard errors are for whole predictions: leave out random_only or se_fit.")
         variance = intervals.mean_variance(self.design, self.estimates, self._calibration, rows, chosen)
@@ -123,6 +115,21 @@ class PredictionVerbs(FitState):
         if newdata is None and self._pads:
             return frame.apply(lambda column: self._series(column.to_numpy()))
         return frame
+
+    def _prediction_rows(
+        self, newdata: Any, re_form: Any, allow_new_levels: bool, na_action: str
+    ) -> tuple[NewRows, tuple[np.ndarray, ...], pd.Index]:
+        """Rows of the fit or new ones, the columns of the random terms that take part, and labels."""
+        chosen = selection(self.design, re_form)
+        if newdata is None:
+            return prediction.rows_of_fit(self.design), chosen, self._row_names
+        rows = self._new_rows(newdata, [bool(keep.any()) for keep in chosen], na_action)
+        if not allow_new_levels:
+            prediction.check_levels(self.design, rows, chosen)
+        return rows, chosen, pd.Index(rows.row_names)
+
+    def _labelled(self, values: FloatArray, newdata: Any, index: pd.Index) -> pd.Series:
+        return self._series(values) if newdata is None else pd.Series(values, index=index)
 
     def _new_rows(self, newdata: Any, random: bool | list[bool], na_action: str = "pass") -> NewRows:
         rows = self.frame.new_data(newdata, self.design, random=random, na_action=na_action)
