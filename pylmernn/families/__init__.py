@@ -9,6 +9,7 @@ from pylmernn.families.binomial import Binomial
 from pylmernn.families.family import Family, FamilyError
 from pylmernn.families.gamma import Gamma
 from pylmernn.families.inverse_gaussian import InverseGaussian
+from pylmernn.families.multinomial import Multinomial
 from pylmernn.families.negative_binomial import NegativeBinomial
 from pylmernn.families.ordinal import Ordinal
 from pylmernn.families.poisson import Poisson
@@ -21,8 +22,9 @@ FAMILIES: dict[str, type[Family]] = {
     "negative.binomial": NegativeBinomial,
     "beta": Beta,
     "ordinal": Ordinal,
+    "multinomial": Multinomial,
 }
-#: Other spellings: glmmTMB's, and those without dots and capitals.
+#: Other spellings: glmmTMB's, brms's, and those without dots and capitals.
 SPELLINGS = {
     "gamma": "Gamma",
     "inverse_gaussian": "inverse.gaussian",
@@ -62,7 +64,7 @@ def read_family(text: str | Family) -> Family:
     if name == "gaussian":
         raise FamilyError("family 'gaussian': use lmernn(), which fits linear mixed models exactly.")
     if name not in FAMILIES:
-        raise FamilyError(f"family '{text}' is not known: use one of {', '.join(FAMILIES)}.")
+        raise FamilyError(f"family '{text}' is not known: use one of {', '.join(FAMILIES)}, or a UserFamily.")
     return FAMILIES[name]((match.group(2) if match else None) or None)
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit, log_expit
 
-from pylmernn.families.family import ByDispersion, Family, FamilyError, FloatArray, Step
+from pylmernn.families.family import ByDispersion, Family, FloatArray, Step
 from pylmernn.families.links import Link
+from pylmernn.families.multinomial import check_codes
 
 if TYPE_CHECKING:
     import torch
@@ -49,17 +50,7 @@ class Ordinal(Family):
 
     def check(self, y: FloatArray, weights: FloatArray, name: str) -> None:
         """Codes 0, 1, ..., each of them somewhere."""
-        bad = np.flatnonzero((y < 0) | (y != np.rint(y)))
-        if len(bad):
-            raise FamilyError(
-                f"the response '{name}' is {y[bad[0]]:g} in row {bad[0] + 1}: an ordinal response is an ordered factor "
-                "or whole numbers."
-            )
-        counts = np.bincount(y.astype(np.intp))
-        if len(counts) < 2:
-            raise FamilyError(f"the response '{name}' has one class only: an ordinal model needs two or more.")
-        if (counts == 0).any():
-            raise FamilyError(f"the response '{name}' has no row in class {int(np.argmin(counts)) + 1}: leave it out.")
+        check_codes(y, None, name)
 
     def start(self, y: FloatArray, weights: FloatArray) -> FloatArray:
         """Zeros."""

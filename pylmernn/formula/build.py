@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pylmernn.formula.networks import NetCall, check_inputs, expand_dots, net_te
 from pylmernn.formula.nodes import Call, deparse, names_in
 from pylmernn.formula.parser import parse_expression
 from pylmernn.formula.records import record, sum_offsets
-from pylmernn.formula.response import read_response, response_numbers
+from pylmernn.formula.response import read_response, response_classes, response_numbers
 from pylmernn.formula.rows import choose_rows, extra_variable
 from pylmernn.formula.table import protected
 from pylmernn.formula.terms import Terms, expand, variables_of
@@ -105,7 +106,9 @@ def build(
 
     asked = _read_contrasts(contrasts, parts.variables)
     X = model_matrix(terms, parts.variables, rows.n, asked)
-    y, trials = response_numbers(parts.variables[parsed.response], parsed.response)
+    response = parts.variables[parsed.response]
+    classes = response_classes(response, parsed.response, family)
+    y, trials = response_numbers(response, parsed.response, family)
     prior = np.array(_numbers(parts.extras["(weights)"])) if "(weights)" in parts.extras else None
     design = make_design(
         y,
@@ -120,13 +123,16 @@ def build(
         parsed.response,
         [net_term(call, parts.variables) for call in networks],
         generalized=family is not None,
+        classes=classes,
     )
+    if family == "ordinal":
+        design = _thresholds_for_intercept(design)
     frame = ModelFrame(
         formula=parsed,
         na_action=na_action,
         all_rows=rows.total,
         omitted=rows.omitted,
-        assign=X.assign,
+        assign=X.assign if family != "ordinal" else X.assign[1:],
         dot=None if dot is None else tuple(dot),
         contrasts=asked,
         state=env.state,
@@ -137,6 +143,18 @@ def build(
         _source=Source(protected(env.columns), {**parts.variables, **parts.extras}, rows.used),
     )
     return design, frame
+
+
+def _thresholds_for_intercept(design: Design) -> Design:
+    """The design of an ordinal model, whose thresholds stand for the intercept: no column may be a constant."""
+    if design.fixed_names[:1] != ("(Intercept)",):
+        raise DesignError("an ordinal model has thresholds for an intercept: take '0 +' or '- 1' out of the formula.")
+    return dataclasses.replace(
+        design,
+        X=design.X[:, 1:],
+        fixed_names=design.fixed_names[1:],
+        dropped_at=tuple(j - 1 for j in design.dropped_at),
+    )
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,8 @@ class ModelFrame:
             codes = {name: value.take(rows) for name, value in codes.items()}
             extra = None if extra is None else extra.take(rows)
         X = model_matrix(terms, values, len(rows), self.contrasts).columns
+        if terms.intercept and "(Intercept)" not in (*design.fixed_names, *design.dropped):
+            X = X[:, 1:]  # an ordinal model has thresholds for it
         if design.dropped_at:
             X = np.delete(X, design.dropped_at, axis=1)
         offset = sum_offsets(terms, values, extra)

@@ -216,7 +216,7 @@ def test_draws_follow_the_probabilities():
 
 @pytest.mark.parametrize(
     "y, message",
-    [([0.0, 1.5], "is 1.5 in row 2"), ([0.0, 0.0], "one class only"), ([0.0, 2.0], "no row in class 2")],
+    [([0.0, 1.5], "is 1.5 in row 2"), ([0.0, 0.0], "one class only"), ([0.0, 2.0], "no row of class 2")],
 )
 def test_other_responses(y, message):
     with pytest.raises(FamilyError, match=message):

@@ -225,7 +225,7 @@ def test_verbs_of_linear_models_say_so(fit, verb):
         ({"formula": "cbind(size - 99, size) ~ 1 + (1 | herd)"}, "counts are whole numbers"),
         ({"formula": "cbind(size) ~ 1 + (1 | herd)"}, "has 1 columns"),
         ({"formula": "cbind(0 * size, 0 * size) ~ 1 + (1 | herd)"}, "rows without trials"),
-        ({"formula": "size > 0 ~ 1 + (1 | herd)"}, "is constant"),
+        ({"formula": "size > 0 ~ 1 + (1 | herd)"}, "has one class only, TRUE"),
         ({"formula": FORMULA + " + nn(size)", "method": "pirls"}, "fits no networks"),
         ({"method": "alternating"}, "is for networks"),
     ],
