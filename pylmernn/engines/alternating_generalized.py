@@ -39,7 +39,7 @@ from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.networks import NetSpec, build, specify
 from pylmernn.training.holdout import Split
-from pylmernn.training.options import Training
+from pylmernn.training.options import GENERALIZED_DECAY, Training
 
 FloatArray = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def fit(
     """
     control = control or Control()
     specs = tuple(specify(net) for net in design.nets)
-    training = settle(control.training, design, specs)
+    training = settle(control.training, design, specs, GENERALIZED_DECAY)
     held = held_out(design, training)
     members = new_members(design, family, control, training, specs, held)
     best, stopped = train(members, held, training, callback)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import NetSpec, Networks, build, weights_of
 from pylmernn.training.holdout import Split, split
-from pylmernn.training.options import Training
+from pylmernn.training.options import DECAY, Training
 
 FloatArray = NDArray[np.float64]
 Callback = Callable[[int, float], None]
@@ -100,13 +100,13 @@ def response(design: Design) -> FloatArray:
     return design.y if design.offset is None else design.y - design.offset
 
 
-def settle(training: Training, design: Design, specs: Sequence[NetSpec]) -> Training:
+def settle(training: Training, design: Design, specs: Sequence[NetSpec], decay: float = DECAY) -> Training:
     """The settings with every None replaced for a design and its networks."""
     from pylmernn.training.loop import count_matrices
 
     if training.folds is None and _dense_effects(design) > FOLD_EFFECTS:
         training = dataclasses.replace(training, folds=0)
-    return training.sized(design.n, count_matrices([build(spec) for spec in specs]))
+    return training.sized(design.n, count_matrices([build(spec) for spec in specs]), decay)
 
 
 def held_out(design: Design, training: Training) -> Split:

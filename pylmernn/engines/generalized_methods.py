@@ -8,6 +8,8 @@ from typing import Any
 
 from pylmernn.engines import pirls
 from pylmernn.engines.control import Control
+from pylmernn.engines.exact import factored_together
+from pylmernn.engines.randompart import DENSE_ENOUGH
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
 
@@ -36,10 +38,16 @@ NETWORK_METHODS = ("alternating", "lmmnn", "mcem")
 
 
 def choose_method(design: Design, family: Family) -> str:
-    """What ``method="auto"`` means: "mcem" for several classes, "alternating" with networks, else "pirls"."""
+    """What ``method="auto"`` means.
+
+    "mcem" for several classes, and with networks beside factors too large to be factored together again and again;
+    else "alternating" with networks and "pirls" without.
+    """
     if family.name == "multinomial":
         return "mcem"
-    return "alternating" if design.nets else "pirls"
+    if not design.nets:
+        return "pirls"
+    return "mcem" if factored_together(design, DENSE_ENOUGH) > DENSE_ENOUGH else "alternating"
 
 
 def method_for(design: Design, family: Family, method: str) -> str:
