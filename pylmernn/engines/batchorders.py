@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from pylmernn.engines.learned import is_learned
 from pylmernn.formula.design import Design
+from pylmernn.training.holdout import split
+from pylmernn.training.loop import batches
 from pylmernn.training.options import Training
 
 Order = NDArray[np.intp]
@@ -24,6 +26,8 @@ class Orders:
     rows shuffled in chunks of a level, by each factor in turn.
     """
 
+    chunk = CHUNK
+
     def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
         self.codes = [term.codes for term in design.random if not is_learned(term)]
         self.rng = np.random.default_rng(seed + 1)
@@ -34,10 +38,14 @@ class Orders:
             split = int(len(order) * (1.0 - training.validation))
             self.learn, self.check = order[:split], order[split:]
             return
-        held = self.rng.permutation(len(rows))[: round(training.validation * len(rows))]
+        held = self._held_out(rows, training)
         check = np.sort(rows[held])
         self.check = check[np.argsort(self.codes[0][check], kind="stable")] if self.codes else check
         self.learn = np.delete(rows, held)
+
+    def _held_out(self, rows: Order, training: Training) -> Order:
+        """Positions among the rows."""
+        return self.rng.permutation(len(rows))[: round(training.validation * len(rows))]
 
     def _sort_keys(self, design: Design, rows: Order) -> list[NDArray[Any]]:
         """For lexsort, the first to sort by at the end; none where a term is learned."""
@@ -54,7 +62,53 @@ class Orders:
             return self.learn
         if not self.codes:
             return self.rng.permutation(self.learn)
-        return level_chunks(self.codes[number % len(self.codes)], self.learn, CHUNK, self.rng)
+        return level_chunks(self.codes[number % len(self.codes)], self.learn, self.chunk, self.rng)
+
+
+class LevelOrders(Orders):
+    """Rows of one grouping factor, for likelihoods that take a level at a time.
+
+    Whole levels are held out too, as ``training.holdout`` says. Rows come in random order, but level by level; levels
+    of more than an eighth of a batch come in parts, so that a batch is never of a few levels only.
+    """
+
+    def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
+        assert training.batch_size is not None
+        super().__init__(design, rows, training, seed)
+        self.chunk = max(CHUNK, training.batch_size // 8)
+
+    def _held_out(self, rows: Order, training: Training) -> Order:
+        seed = int(self.rng.integers(2**31))
+        held = split(len(rows), 1, training.validation, training.holdout, self.codes[0][rows], seed)
+        return np.flatnonzero(held.member == 0)
+
+
+def level_batches(codes: NDArray[Any], size: int) -> list[slice]:
+    """Consecutive batches of about ``size`` rows that do not cut a run of rows of one level.
+
+    Parameters
+    ----------
+    codes : ndarray, shape (n,)
+        Level of each row, in the order in which they come.
+    size : int
+
+    Returns
+    -------
+    list of slice
+        No more than batches of exactly ``size`` rows would be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> level_batches(np.array([0, 0, 0, 1, 1, 2, 2, 2]), 4)
+    [slice(0, 5, None), slice(5, 8, None)]
+    """
+    n = len(codes)
+    ends = np.append(np.flatnonzero(codes[1:] != codes[:-1]) + 1, n)
+    wanted = np.array([part.start for part in batches(n, size)], dtype=np.intp)
+    starts = np.unique(ends[np.searchsorted(ends, wanted[1:])])
+    starts = np.concatenate([[0], starts[starts < n - 1]])  # a single row would be too few for batch norms
+    return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], n], strict=True)]
 
 
 def level_chunks(codes: NDArray[np.int32], rows: Order, size: int, rng: np.random.Generator) -> Order:
