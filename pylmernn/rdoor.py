@@ -20,16 +20,17 @@ from pylmernn.engines.methods import METHODS
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
 from pylmernn.fit.effects import partial_dependence as _partial_dependence
-from pylmernn.fit.importance import permutation_importance, target_of
+from pylmernn.fit.importance import permutation_importance
+from pylmernn.fit.losses import loss_of
 from pylmernn.fit.networks import network_text
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.networks import Networks
-from pylmernn.rgeneralized import fit_generalized
+from pylmernn.rgeneralized import fit_generalized, marginal_classes, marginal_means, predictor_variance
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.rreplies import Reply, answer, send_estimates, send_networks
 from pylmernn.rsettings import read_control
 
-__all__ = ["fit_generalized"]
+__all__ = ["fit_generalized", "marginal_classes", "marginal_means", "predictor_variance"]
 
 
 @answer
@@ -82,8 +83,8 @@ def importance(meta: dict[str, Any], read: Reader) -> Reply:
     """Permutation importance of the inputs of a fit's networks, and the lines of its summary that tell of it."""
     design, estimates = read_fit(meta, read)
     networks = _networks_of(estimates)
-    target = target_of(design, estimates, networks)
-    found = permutation_importance(design, networks, target, meta["n_repeats"], meta["seed"])
+    loss = loss_of(design, estimates, networks)
+    found = permutation_importance(design, networks, loss, meta["n_repeats"], meta["seed"])
     table = found.table
     header = {
         "network": table["network"].tolist(),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pylmernn.fit.probabilities import class_names
 from pylmernn.formula.design import Design, DesignError, FloatArray
 from pylmernn.mean.inputs import Block
 from pylmernn.mean.networks import Networks
@@ -41,7 +42,8 @@ def partial_dependence(
     Returns
     -------
     DataFrame
-        One column an input, and f.
+        One column an input, and f; where networks return one number a class, a row for each class, named in a column
+        class.
 
     Raises
     ------
@@ -62,7 +64,11 @@ def partial_dependence(
     for name, place, values in zip(names, places, points.T, strict=True):
         levels = labels.get(name) if place[0][1].levels else None
         out[name] = values if levels is None else np.array(levels, dtype=object)[values.astype(int)]
-    return pd.DataFrame({**out, "f": f})
+    if f.ndim == 1:
+        return pd.DataFrame({**out, "f": f})
+    classes = class_names(design.classes, f.shape[1])
+    repeated = {name: np.repeat(values, len(classes)) for name, values in out.items()}
+    return pd.DataFrame({**repeated, "class": np.tile(classes, len(points)), "f": f.ravel()})
 
 
 def _places(networks: Networks, name: str) -> list[tuple[int, Block]]:
@@ -94,15 +100,15 @@ def _axis(design: Design, place: list[tuple[int, Block]], size: int) -> FloatArr
 def _means(
     networks: Networks, inputs: Sequence[FloatArray], places: Sequence[list[tuple[int, Block]]], points: FloatArray
 ) -> FloatArray:
-    """Means of f over the rows at each point, (points,), several points in one pass."""
-    m = len(inputs[0])
+    """Means of f over the rows at each point, (points,) or (points, C), several points in one pass."""
+    m, outputs = len(inputs[0]), networks.specs[0].outputs
     at_once = max(1, 50_000 // m)
-    f = np.empty(len(points))
+    f = np.empty((len(points), outputs) if outputs > 1 else len(points))
     for start in range(0, len(points), at_once):
         part = points[start : start + at_once]
         repeated = [np.tile(columns, (len(part), 1)) for columns in inputs]
         for j, place in enumerate(places):
             for network, block in place:
                 repeated[network][:, block.columns] = np.repeat(part[:, j], m)[:, None]
-        f[start : start + at_once] = networks.values(repeated).reshape(len(part), m).mean(axis=1)
+        f[start : start + at_once] = networks.values(repeated).reshape(len(part), m, *f.shape[1:]).mean(axis=1)
     return f

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pylmernn.engines.estimates import Estimates
-from pylmernn.fit.predict import fixed_part, random_part
+from pylmernn.fit.losses import Loss
 from pylmernn.formula.design import Design, FloatArray
 from pylmernn.mean.members import has_held_out, held_out, one_network
 from pylmernn.mean.networks import NetSpec, Networks
@@ -25,7 +24,8 @@ class Importance:
     Attributes
     ----------
     explained : tuple of float, one a network
-        Rise of the mean squared error where a network is replaced by its mean, over the variance of the response.
+        Rise of the mean loss where a network is replaced by its mean: of the squared error over the variance of the
+        response, or of the deviance over that of a constant mean.
     table : DataFrame
         Columns network, input, importance, se: the same where one input is permuted; se over the repeats.
     specs : tuple of NetSpec, one a network
@@ -33,6 +33,8 @@ class Importance:
         Rows that were used.
     held_out : bool
         Whether the networks had not learnt from those rows.
+    unit : str
+        "variance" or "deviance".
     """
 
     explained: tuple[float, ...]
@@ -40,28 +42,11 @@ class Importance:
     specs: tuple[NetSpec, ...]
     n_rows: int
     held_out: bool
-
-
-def target_of(design: Design, estimates: Estimates, networks: Networks, f_in_offset: bool = True) -> FloatArray:
-    """What the networks are to explain, ``y - offset - X beta - Z b``, shape (n,).
-
-    Parameters
-    ----------
-    design, estimates, networks : the fit
-    f_in_offset : bool, default True
-        Whether ``design.offset`` holds ``networks.fitted``, as that of a :class:`MixedFit` does.
-    """
-    rest = design.y - fixed_part(design, estimates) - random_part(design, estimates)
-    return rest + networks.fitted if f_in_offset else rest
+    unit: str = "variance"
 
 
 def permutation_importance(
-    design: Design,
-    networks: Networks,
-    target: FloatArray,
-    n_repeats: int = 5,
-    seed: int = 0,
-    rows: int | None = None,
+    design: Design, networks: Networks, loss: Loss, n_repeats: int = 5, seed: int = 0, rows: int | None = None
 ) -> Importance:
     """Importance of each network and of each of its inputs (Breiman, 2001, *Random forests*, section 10).
 
@@ -70,8 +55,8 @@ def permutation_importance(
     design : Design
         With the raw inputs of the networks in ``nets``.
     networks : Networks
-    target : ndarray, shape (n,)
-        What the networks are to explain: :func:`target_of`.
+    loss : Loss
+        What rises: :func:`pylmernn.fit.losses.loss_of`.
     n_repeats : int, default 5
         Permutations of each input.
     seed : int, default 0
@@ -93,15 +78,10 @@ def permutation_importance(
     inputs = [net.inputs[used] for net in design.nets]
     values = [_by_member(networks, parts, k) for k in range(len(networks.specs))]
     f = [value(columns) for value, columns in zip(values, inputs, strict=True)]
-    rest = target[used] + np.asarray(networks.shift) - np.sum(f, axis=0)
+    whole = np.sum(f, axis=0) - np.asarray(networks.shift)
     weights = None if design.weights is None else design.weights[used]
-    unit = float(np.average((design.y - np.average(design.y, weights=design.weights)) ** 2, weights=design.weights))
-
-    def error(change: FloatArray | float = 0.0) -> float:
-        return float(np.average((rest + change) ** 2, weights=weights)) / unit
-
-    base = error()
-    explained = tuple(error(part - np.average(part, weights=weights)) - base for part in f)
+    base = loss.value(whole, used)
+    explained = tuple(loss.value(whole - part + np.average(part, axis=0, weights=weights), used) - base for part in f)
     records = []
     for spec, part, columns, value in zip(networks.specs, f, inputs, values, strict=True):
         for block in spec.blocks:
@@ -109,11 +89,11 @@ def permutation_importance(
             for r in range(n_repeats):
                 shuffled = columns.copy()
                 shuffled[:, block.columns] = shuffled[rng.permutation(len(used)), block.columns]
-                rises[r] = error(part - value(shuffled)) - base
+                rises[r] = loss.value(whole - part + value(shuffled), used) - base
             se = float(rises.std(ddof=1) / np.sqrt(n_repeats)) if n_repeats > 1 else np.nan
             records.append((spec.label, block.name, float(rises.mean()), se))
     table = pd.DataFrame(records, columns=["network", "input", "importance", "se"])
-    return Importance(explained, table, networks.specs, len(used), has_held_out(networks))
+    return Importance(explained, table, networks.specs, len(used), has_held_out(networks), loss.unit)
 
 
 def _by_member(

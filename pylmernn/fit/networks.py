@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 #: Inputs of a network that the summary names, the most important first.
 SHOWN_INPUTS = 10
+#: What importance is measured by, and the whole of which it is a share.
+LOSSES = {"variance": "squared error", "deviance": "deviance"}
+SHARES = {"variance": "the variance of", "deviance": "the deviance of a constant mean of"}
 #: What is printed beside estimates and criteria of a model with networks.
 KNOWN = (
     "Estimates, standard errors, tests and criteria take the networks as known: a standard error leaves their "
@@ -59,8 +62,8 @@ def network_text(networks: Networks, design: Design, importance: Importance | No
     if importance is not None:
         which = f"{importance.n_rows} {'held-out rows' if importance.held_out else 'rows of the fit'}"
         lines += _wrapped(
-            f"Explained: rise of the squared error of {which} without the network, as share of the variance of "
-            f"{design.response}; importance: the same with one input permuted.",
+            f"Explained: rise of the {LOSSES[importance.unit]} of {which} without the network, as share of "
+            f"{SHARES[importance.unit]} {design.response}; importance: the same with one input permuted.",
             1,
         )
     return lines + _wrapped(KNOWN, 1)
@@ -92,7 +95,7 @@ def _explained(importance: Importance, network: int, spec: NetSpec, response: st
     table = table.sort_values("importance", ascending=False, kind="stable")
     shown = [f"{row.input} {row.importance:.3f}" for row in table.head(SHOWN_INPUTS).itertuples()]
     more = f", and {len(table) - SHOWN_INPUTS} more" if len(table) > SHOWN_INPUTS else ""
-    share = f"   explains {importance.explained[network]:.3f} of the variance of {response}"
+    share = f"   explains {importance.explained[network]:.3f} of the {importance.unit} of {response}"
     return [share, *_wrapped(f"importance of inputs: {', '.join(shown)}{more}", 3)]
 
 

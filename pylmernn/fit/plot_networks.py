@@ -44,11 +44,17 @@ def importance(fit: MixedFit, ax: Axes | None = None, n_repeats: int = 5, seed: 
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set_yticks(at, names, fontsize=9)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"rise of the squared error when permuted, share of var({fit.design.response})")
+    ax.set_xlabel(_rise_label(fit))
     if len(table) > len(order):
         ax.set_title(f"the {len(order)} most important of {len(table)} inputs", fontsize=10)
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
+
+
+def _rise_label(fit: MixedFit) -> str:
+    if fit.isLMM():
+        return f"rise of the squared error when permuted, share of var({fit.design.response})"
+    return f"rise of the deviance when permuted, share of that of a constant {fit.design.response}"
 
 
 def predicted(fit: MixedFit, ax: Axes | None = None) -> Axes:

@@ -8,7 +8,8 @@ from functools import cached_property
 import pandas as pd
 
 from pylmernn.fit.effects import partial_dependence
-from pylmernn.fit.importance import Importance, permutation_importance, target_of
+from pylmernn.fit.importance import Importance, permutation_importance
+from pylmernn.fit.losses import loss_of
 from pylmernn.fit.networks import history_frame
 from pylmernn.fit.state import FitState
 from pylmernn.formula.design import DesignError
@@ -38,9 +39,9 @@ class NetworkVerbs(FitState):
         """Permutation importance of the inputs of networks.
 
         How much the mean squared error rises when one input is permuted among the rows, as share of the variance of
-        the response. Up to 5,000 rows are used, held-out ones where there are any, each with networks that have not
-        learnt from it; random effects stay at their conditional modes. Inputs that carry the same information share
-        their importance.
+        the response; of a generalized model the deviance, as share of that of a constant mean. Up to 5,000 rows are
+        used, held-out ones where there are any, each with networks that have not learnt from it; random effects stay
+        at their conditional modes. Inputs that carry the same information share their importance.
 
         Parameters
         ----------
@@ -64,8 +65,8 @@ class NetworkVerbs(FitState):
         networks = self._networks("are no inputs to permute")
         if (n_repeats, seed) == (5, 0) and self._importance is not None:
             return self._importance.table.copy()
-        target = target_of(self.design, self.estimates, networks)
-        return permutation_importance(self.design, networks, target, n_repeats, seed).table
+        loss = loss_of(self.design, self.estimates, networks)
+        return permutation_importance(self.design, networks, loss, n_repeats, seed).table
 
     @cached_property
     def _importance(self) -> Importance | None:
@@ -73,10 +74,12 @@ class NetworkVerbs(FitState):
         networks = self.estimates.networks
         if networks is None or any(spec.lacks_module for spec in networks.specs):
             return None
-        return permutation_importance(self.design, networks, target_of(self.design, self.estimates, networks))
+        return permutation_importance(self.design, networks, loss_of(self.design, self.estimates, networks))
 
     def partial_dependence(self, inputs: str | Sequence[str], grid_size: int = 40, seed: int = 0) -> pd.DataFrame:
         """The networks' part of the mean against one or two of their inputs, averaged over the others.
+
+        Of a generalized model it is their part of the linear predictor.
 
         Parameters
         ----------
@@ -92,7 +95,7 @@ class NetworkVerbs(FitState):
         Returns
         -------
         DataFrame
-            One column an input, and f.
+            One column an input, and f; of several classes a row for each, named in a column class.
 
         Raises
         ------

@@ -9,7 +9,8 @@ from linear_nets import linear_fit
 
 import pylmernn
 from pylmernn.engines.control import Control
-from pylmernn.fit.importance import permutation_importance, target_of
+from pylmernn.fit.importance import permutation_importance
+from pylmernn.fit.losses import loss_of, target_of
 from pylmernn.mean.members import held_out
 from pylmernn.training.options import Training
 
@@ -17,8 +18,8 @@ WEIGHTS = np.array([2.0, -1.0, 0.0])
 
 
 def importance_of(design, estimates, **options):
-    target = target_of(design, estimates, estimates.networks)
-    return permutation_importance(design, estimates.networks, target, **options)
+    loss = loss_of(design, estimates, estimates.networks)
+    return permutation_importance(design, estimates.networks, loss, **options)
 
 
 def test_permuting_a_linear_input_costs_what_algebra_says():
