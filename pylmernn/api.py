@@ -207,6 +207,8 @@ def method_for(design: Design, method: str, control: Control | None) -> str:
         raise DesignError(f"{located[0]}: its features are learned by method 'lmmnn' only, not by '{method}'.")
     if located and not design.nets:
         raise DesignError(f"{located[0]}: method 'lmmnn' trains it beside a network: add a term such as nn(x1, x2).")
+    if design.varying and method != "nme":
+        raise DesignError(f"{design.varying[0].label}: only method 'nme' lets a network vary by group, not '{method}'.")
     if design.nets and method not in NETWORK_METHODS:
         raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
     if not design.nets and method in NETWORK_METHODS:

@@ -30,6 +30,7 @@ from pylmernn.formula.table import protected
 from pylmernn.formula.terms import Terms, expand, variables_of
 from pylmernn.formula.transforms import FUNCTIONS
 from pylmernn.formula.values import Factor, Numeric, Value
+from pylmernn.formula.varying import split_bars, varying_term
 
 
 def build(
@@ -90,9 +91,13 @@ def build(
     if na_action not in NA_ACTIONS:
         raise DesignError(f"na_action='{na_action}' is unknown: use one of {', '.join(NA_ACTIONS)}.")
     table = data if isinstance(data, pd.DataFrame) else as_pandas(data, _wanted(parsed, weights, offset, subset))
-    _refuse_later_terms(parsed, table)
+    _refuse_later_terms(parsed)
     parsed = expand_dots(parsed, list(table.columns), [extra for extra in (weights, offset) if isinstance(extra, str)])
     networks = read_networks(parsed, nets)
+    names = [call.name for call in networks]
+    parsed = split_bars(parsed, names, list(table.columns))
+    if parsed.varying and family is not None:
+        raise DesignError(f"{parsed.varying[0].label}: this version lets networks vary by group in lmernn() only.")
     check_inputs(networks, parsed)
     fields = read_fields(parsed)
     env = Evaluator(table, {}, True, FUNCTIONS)
@@ -124,6 +129,7 @@ def build(
         [net_term(call, parts.variables) for call in networks],
         generalized=family is not None,
         classes=classes,
+        varying=[varying_term(bar, names, parts.groups) for bar in parsed.varying],
     )
     if family == "ordinal":
         design = _thresholds_for_intercept(design)
@@ -199,7 +205,7 @@ def _evaluate(
         for name, node in call.inputs.items():
             if name not in variables:
                 variables[name] = env.variable(node)
-    groups = {bar.group_label: bar.group for bar in formula.random}
+    groups = {bar.group_label: bar.group for bar in (*formula.random, *formula.varying)}
     extras = {"(weights)": extra_variable(env, weights, "weights"), "(offset)": extra_variable(env, offset, "offset")}
     return _Parts(
         variables,
@@ -208,16 +214,12 @@ def _evaluate(
     )
 
 
-def _refuse_later_terms(formula: Formula, table: pd.DataFrame) -> None:
+def _refuse_later_terms(formula: Formula) -> None:
     """Words of the formula language that later versions fit."""
     for call in formula.specials:
         if call.function in ("nn", *FIELDS):
             continue
         raise DesignError(f"'{deparse(call)}': this version does not fit {call.function}() terms yet.")
-    for bar in formula.random:
-        for name in names_in(bar.lhs):
-            if name.split(".")[0] in ("nn", "crf") and name not in table.columns:
-                raise DesignError(f"{bar.label}: this version does not fit network parameters that vary by group yet.")
 
 
 def _wanted(formula: Formula, *arguments: Any) -> set[str] | None:

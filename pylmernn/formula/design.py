@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pylmernn.formula.varying import VaryingTerm
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int32]
@@ -124,6 +127,8 @@ class Design:
         Networks in the mean; empty for a linear model.
     classes : tuple of str
         Names of the classes of a categorical response, whose codes 0, 1, ... are ``y``; empty for numbers.
+    varying : tuple of VaryingTerm
+        Bars by which parameters of a network vary; they are not in ``random``.
     """
 
     y: FloatArray
@@ -137,6 +142,7 @@ class Design:
     response: str = "y"
     nets: tuple[NetTerm, ...] = ()
     classes: tuple[str, ...] = ()
+    varying: tuple[VaryingTerm, ...] = ()
 
     @property
     def n(self) -> int:
@@ -181,6 +187,7 @@ class NewRows:
     random : tuple of NewTerm, in the order of ``Design.random``
     row_names : ndarray of the m row labels (a pandas index in Python)
     nets : tuple of ndarray, shape (m, k), inputs in the order of ``Design.nets``; -1 for an unseen level of a factor
+    varying : tuple of ndarray of the levels' names, shape (m,), in the order of ``Design.varying``
     """
 
     X: FloatArray
@@ -188,6 +195,7 @@ class NewRows:
     random: tuple[NewTerm, ...]
     row_names: Any = None
     nets: tuple[FloatArray, ...] = ()
+    varying: tuple[NDArray[Any], ...] = ()
 
 
 def check_response(y: FloatArray, name: str = "y") -> None:
@@ -214,6 +222,7 @@ def make_design(
     nets: Sequence[NetTerm] = (),
     generalized: bool = False,
     classes: Sequence[str] = (),
+    varying: Sequence[VaryingTerm] = (),
 ) -> Design:
     """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
 
@@ -231,6 +240,7 @@ def make_design(
         Without a residual variance a factor may have a level a row.
     classes : sequence of str, optional
         Names of the classes of a categorical response.
+    varying : bars of networks, optional
 
     Returns
     -------
@@ -243,7 +253,7 @@ def make_design(
     """
     y = np.ascontiguousarray(y, dtype=np.float64)
     check_response(y, response)
-    if not random:
+    if not random and not varying:
         raise DesignError("the formula has no random effects: add a term such as (1 | group), or fit a linear model.")
     _check_weights(weights, len(y))
     _check_finite_columns(X, fixed_names, "fixed effect")
@@ -267,6 +277,7 @@ def make_design(
         response=response,
         nets=tuple(nets),
         classes=tuple(classes),
+        varying=tuple(varying),
     )
 
 

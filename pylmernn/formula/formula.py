@@ -99,6 +99,8 @@ class Formula:
         The same after expansion of ``||``, ``a/b`` and ``a*b``, as lme4 does it.
     specials : tuple of Call
         ``nn(...)``, ``gp(...)`` and ``embed(...)``.
+    varying : tuple of Bar
+        Of the bars as written those with a network left of them; see :mod:`pylmernn.formula.varying`.
     """
 
     tree: Node
@@ -107,6 +109,7 @@ class Formula:
     bars: tuple[Bar, ...] = ()
     random: tuple[Bar, ...] = ()
     specials: tuple[Call, ...] = field(default=())
+    varying: tuple[Bar, ...] = ()
 
     @property
     def response(self) -> str:

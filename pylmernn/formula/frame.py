@@ -106,7 +106,13 @@ class ModelFrame:
         return out
 
     def new_data(
-        self, data: Any, design: Design, *, random: bool | Sequence[bool] = True, na_action: str = "pass"
+        self,
+        data: Any,
+        design: Design,
+        *,
+        random: bool | Sequence[bool] = True,
+        na_action: str = "pass",
+        varying: bool = False,
     ) -> NewRows:
         """New rows in the columns of the fit: same transforms, levels and contrasts.
 
@@ -119,6 +125,8 @@ class ModelFrame:
             Which random terms to fill. The others get code -1 and zeros, and their columns are not needed.
         na_action : {"pass", "exclude", "omit", "fail"}
             Rows with a missing predictor: kept with NaN ("pass" and "exclude"), left out, or an error.
+        varying : bool, default False
+            Whether the levels by which networks vary are wanted.
 
         Raises
         ------
@@ -163,6 +171,7 @@ class ModelFrame:
         drop = missing_rows({**values, **given}, None, na_action) if na_action in ("omit", "fail") else None
         codes = {bar.group_label: env.factor(bar.group) for bar, fill in of_bars if fill}
         rows = np.arange(len(table)) if drop is None else np.flatnonzero(~drop)
+        groups = {bar.group_label: env.factor(bar.group) for bar in self.formula.varying if varying}
         if drop is not None:
             values = {name: value.take(rows) for name, value in values.items()}
             codes = {name: value.take(rows) for name, value in codes.items()}
@@ -187,6 +196,7 @@ class ModelFrame:
             random=tuple(new_term(term, fill) for term, fill in zip(design.random, wanted, strict=True)),
             row_names=table.index[rows],
             nets=tuple(_inputs(call, values) for call in networks),
+            varying=tuple(_level_names(groups[bar.group_label], rows) for bar in self.formula.varying if varying),
         )
 
     def _evaluate(self, env: Evaluator, terms: Terms, values: dict[str, Value]) -> None:
@@ -231,6 +241,12 @@ class ModelFrame:
         given["dot"] = None if given["dot"] is None else tuple(given["dot"])
         given["contrasts"] = {name: _contrast_from(c) for name, c in given["contrasts"].items()}
         return cls(**given, row_names=None if frame is None else frame.index, _frame=frame)
+
+
+def _level_names(group: Factor, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """The level of each row; empty where it is missing."""
+    codes = group.codes[rows]
+    return np.where(codes < 0, "", np.asarray(group.levels, dtype=str)[codes])
 
 
 def _inputs(call: NetCall, values: Mapping[str, Value]) -> FloatArray:

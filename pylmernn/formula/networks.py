@@ -132,7 +132,7 @@ def net_term(call: NetCall, values: Mapping[str, Value]) -> NetTerm:
 
 def check_inputs(calls: Sequence[NetCall], formula: Formula) -> None:
     """Raise DesignError where a network takes the response or a factor that random effects stand for already."""
-    groups = {deparse(bar.group) for bar in formula.random}
+    groups = {deparse(bar.group) for bar in (*formula.random, *formula.varying)}
     for call in calls:
         if formula.response in call.inputs:
             raise DesignError(f"{call.label}: the response '{formula.response}' cannot be an input.")

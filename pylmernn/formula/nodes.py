@@ -106,6 +106,9 @@ def deparse(node: Node) -> str:
     inside = ", ".join(
         (f"{quote_name(a.name)} = " if a.name is not None else "") + deparse(a.value) for a in node.arguments
     )
+    if node.function == "[":
+        first, _, rest = inside.partition(", ")
+        return f"{first}[{rest}]"
     return f"{quote_name(node.function)}({inside})"
 
 

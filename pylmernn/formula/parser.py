@@ -152,6 +152,8 @@ class _Parser:
         raise self.unexpected(token)
 
     def name(self, token: Token) -> Node:
+        if self.peek() == "[":
+            return Call("[", (Argument(Name(token.text)), *self.arguments(self.take())))
         if self.peek() != "(":
             return Constant(_CONSTANTS[token.text]) if token.text in _CONSTANTS else Name(token.text)
         arguments = self.arguments(self.take())

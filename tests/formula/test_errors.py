@@ -93,7 +93,7 @@ FORMULAS = [
     ("y ~ embed(x | g)", "takes an intercept only"),
     ("y ~ embed(x, cov = 'exp_quad') + (1 | g)", "unknown option 'cov'"),
     ("y ~ embed(hidden = 3) + (1 | g)", "name the columns of the coordinates"),
-    ("y ~ x + (nn.first | g)", "does not fit network parameters that vary by group yet"),
+    ("y ~ x + (nn.first | g)", "the formula has no network"),
     ("y ~ foo(x) + (1 | g)", r"unknown function 'foo' in 'foo\(x\)': a formula can call C, I, abs"),
     ("y ~ 2 + x + (1 | g)", "the number 2 is not a term"),
     ("y ~ 'x' + (1 | g)", '"x" is not a term of a formula'),
