@@ -12,6 +12,7 @@ prior at the end of each sweep, without which it would be a slow random walk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,34 @@ from pylmernn.engines.effects import Effects, Prior
 TOLERANCE, MAX_ITERATIONS = 1e-6, 2000
 #: Sums of exponentials are kept above this, whose logarithm is finite.
 SMALLEST = 1e-290
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The normal distribution that the effects of one class were drawn from, given omega.
+
+    Attributes
+    ----------
+    c : int
+        The class.
+    system : NormalEffects
+        Its precision.
+    omega : Tensor (S, n)
+    mean, deviation : Tensor (S, Q)
+        Whose sum was drawn.
+    noise : Tensor (S, Q)
+        The precision times the deviation.
+    residual : Tensor (S, n)
+        ``kappa - omega psi`` with psi at the mean, the score of the linear predictor.
+    """
+
+    c: int
+    system: NormalEffects
+    omega: Tensor
+    mean: Tensor
+    deviation: Tensor
+    noise: Tensor
+    residual: Tensor
 
 
 class PolyaGammaGibbs:
@@ -43,6 +72,8 @@ class PolyaGammaGibbs:
     ----------
     iterations : int
         The largest number of iterations of the conjugate gradients in the last sweep.
+    observe : callable or None
+        Told the :class:`Conditional` of each draw, which then takes two solutions instead of one.
 
     Raises
     ------
@@ -60,6 +91,7 @@ class PolyaGammaGibbs:
     ) -> None:
         self.effects, self.n_classes, self.generator = effects, n_classes, generator
         self.iterations = 0
+        self.observe: Callable[[Conditional], None] | None = None
         self.y = y.to(effects.device)
         ones = torch.ones(1, dtype=torch.float64, device=effects.device)
         trials = ones if trials is None else trials.to(device=effects.device, dtype=torch.float64)
@@ -90,7 +122,7 @@ class PolyaGammaGibbs:
         if self.n_classes == 1:
             eta = self.effects.to_rows(self.effects.cell_eta(rows[:, 0])) + base
             kappa = self.trials * (self.y - 0.5)
-            rows[:, 0] = self._draw(rows[:, 0], eta, base, kappa, prior)
+            rows[:, 0] = self._draw(0, rows[:, 0], eta, base, kappa, prior)
             return rows.transpose(1, 2)
         self._sweep_classes(rows, base, prior, range(self.n_classes) if classes is None else classes)
         out = rows.transpose(1, 2)
@@ -112,20 +144,28 @@ class PolyaGammaGibbs:
             if c in classes:
                 others = top + (before + after[:, c]).clamp_(min=SMALLEST).log_()
                 kappa = self.trials * ((self.y == c).to(torch.float64) - 0.5)
-                rows[:, c] = self._draw(rows[:, c], eta[:, c] - others, base[c] - others, kappa, prior.only(c))
+                rows[:, c] = self._draw(c, rows[:, c], eta[:, c] - others, base[c] - others, kappa, prior.only(c))
                 new = effects.to_rows(effects.cell_eta(rows[:, c])) + base[c]
                 weights[:, c] = torch.exp((new - top).clamp_(max=600.0))
             before += weights[:, c]
 
-    def _draw(self, b: Tensor, psi: Tensor, shift: Tensor, kappa: Tensor, prior: Prior) -> Tensor:
-        """Effects (S, Q) of one class given the linear predictor psi (S, n), which is ``shift + Z b``."""
+    def _draw(self, c: int, b: Tensor, psi: Tensor, shift: Tensor, kappa: Tensor, prior: Prior) -> Tensor:
+        """Effects (S, Q) of class c given the linear predictor psi (S, n), which is ``shift + Z b``."""
         effects = self.effects
         omega = polyagamma.draw(self.trials, psi, self.generator)
         system = NormalEffects(effects, effects.to_cells(omega), prior)
         right = effects.cell_sums(effects.to_cells(kappa - omega * shift))
-        out, iterations = system.solve(right.add_(system.noise(self.generator)), b)
-        self.iterations = max(self.iterations, iterations)
-        return out
+        noise = system.noise(self.generator)
+        if self.observe is None:
+            out, iterations = system.solve(right.add_(noise), b)
+            self.iterations = max(self.iterations, iterations)
+            return out
+        mean, iterations = system.solve(right, b)
+        deviation, more = system.solve(noise, system.by_blocks(noise))
+        self.iterations = max(self.iterations, iterations, more)
+        residual = kappa - omega * (shift + effects.to_rows(effects.cell_eta(mean)))
+        self.observe(Conditional(c, system, omega, mean, deviation, noise, residual))
+        return mean + deviation
 
 
 class NormalEffects:
@@ -175,6 +215,14 @@ class NormalEffects:
         parts = self.effects.split(r[:, :, None])
         solved = [(inverse @ part) for inverse, part in zip(self._inverses, parts, strict=True)]
         return self.effects.join(solved)[:, :, 0]
+
+    def inverse_blocks(self, term: int) -> Tensor:
+        """The inverses of the diagonal blocks of the levels of a term (S, q_k, d_k, d_k)."""
+        if self._inverses:
+            return self._inverses[term]
+        q, d = self.effects.shapes[term]
+        begin = self.effects.offsets[term]
+        return self._inverse[:, begin : begin + q * d, None, None]
 
     def _only_first(self, r: Tensor) -> Tensor:
         """``r`` with zeros for all terms but the eliminated one."""
