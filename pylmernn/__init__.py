@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from pylmernn import datasets
     from pylmernn.api import lmernn, load
     from pylmernn.engines.control import Control
+    from pylmernn.families import UserFamily
     from pylmernn.fit.mixedfit import MixedFit
     from pylmernn.formula.design import DesignError
     from pylmernn.glm import glmernn
 
-__all__ = ["Control", "DesignError", "MixedFit", "__version__", "datasets", "glmernn", "lmernn", "load"]
+__all__ = ["Control", "DesignError", "MixedFit", "UserFamily", "__version__", "datasets", "glmernn", "lmernn", "load"]
 
 _HOMES = {
     "lmernn": "pylmernn.api",
@@ -21,6 +22,7 @@ _HOMES = {
     "MixedFit": "pylmernn.fit.mixedfit",
     "DesignError": "pylmernn.formula.design",
     "Control": "pylmernn.engines.control",
+    "UserFamily": "pylmernn.families",
 }
 
 

@@ -13,6 +13,7 @@ from pylmernn.families.multinomial import Multinomial
 from pylmernn.families.negative_binomial import NegativeBinomial
 from pylmernn.families.ordinal import Ordinal
 from pylmernn.families.poisson import Poisson
+from pylmernn.families.user import UserFamily
 
 FAMILIES: dict[str, type[Family]] = {
     "binomial": Binomial,
@@ -68,4 +69,4 @@ def read_family(text: str | Family) -> Family:
     return FAMILIES[name]((match.group(2) if match else None) or None)
 
 
-__all__ = ["FAMILIES", "Family", "FamilyError", "read_family"]
+__all__ = ["FAMILIES", "Family", "FamilyError", "UserFamily", "read_family"]

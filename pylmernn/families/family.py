@@ -140,6 +140,10 @@ class Family(ABC):
         mu = self.link.inverse(eta)
         return np.asarray(weights * (y - mu) ** 2 / self.variance(mu, phi))
 
+    def mean(self, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Means (n,) of the responses."""
+        return self.link.inverse(eta)
+
     def probabilities(self, eta: FloatArray, phi: Dispersion) -> FloatArray:
         """Probabilities of the classes (n, C), for responses that are classes."""
         raise FamilyError(f"the {self.name} family has no classes: look at the means instead.")
