@@ -252,7 +252,7 @@ class ReweightedSystem(System):
         if with_X:
             WX = self.X * weights[:, None]
             parts = [self.by_level_of(WX, k) for k in range(len(self.groups))]
-            rest = [part.transpose(2, 0, 1).reshape(-1, self.p) for part in parts[1:]]
+            rest = [part.transpose(2, 0, 1).reshape(part.shape[0] * part.shape[2], self.p) for part in parts[1:]]
             self.R = Columns(parts[0], np.concatenate(rest) if rest else np.empty((0, self.p)))
             self.products = CrossProducts(self.n, 0.0, self.X.T @ WX, tuple(parts), (), {})
 
