@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from tasks import FloatArray, Outcome, Task, codes
 from torch import nn
 
+from pylmernn.training.loop import batches, count_matrices, parameter_groups
 from pylmernn.training.options import Training
 
 Tensors = tuple[torch.Tensor, ...]
@@ -23,13 +25,13 @@ Tensors = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a baseline is trained; a batch or number of epochs of 0 is chosen as for ours."""
+    """How a baseline is trained; a batch or number of epochs of 0 and a decay of None are chosen as for ours."""
 
     epochs: int = 0
     batch: int = 0
     rate: float = 3e-3
     one_cycle: bool = True
-    weight_decay: float = 1e-4
+    weight_decay: float | None = 1e-4
     dropout: float = 0.0
     activation: type[nn.Module] = nn.SiLU
     keep_best: bool = True
@@ -45,14 +47,24 @@ chosen = OURS
 class Tower(nn.Module):
     """A perceptron of numeric inputs, with levels one-hot in the first layer (``dim=0``) or embedded.
 
-    A one-hot input times the first layer's weights is a row of a table: that is how it is computed.
+    A one-hot input times the first layer's weights is a row of a table: that is how it is computed. ``dim`` may hold
+    one number a factor. The network has one output, or several.
     """
 
-    def __init__(self, inputs: int, sizes: list[int], hidden: tuple[int, ...], recipe: Recipe, dim: int = 0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        sizes: list[int],
+        hidden: tuple[int, ...],
+        recipe: Recipe,
+        dim: int | list[int] = 0,
+        outputs: int = 1,
+    ) -> None:
         super().__init__()
-        self.one_hot = dim == 0
-        self.tables = nn.ModuleList(nn.Embedding(q + 1, dim or hidden[0]) for q in sizes)
-        widths = (inputs + dim * len(sizes), *hidden)
+        dims = [dim] * len(sizes) if isinstance(dim, int) else dim
+        self.one_hot = not any(dims)
+        self.tables = nn.ModuleList(nn.Embedding(q + 1, d or hidden[0]) for q, d in zip(sizes, dims, strict=True))
+        widths = (inputs + sum(dims), *hidden)
         self.first = nn.Linear(widths[0], hidden[0])
         bound = np.sqrt(6 / (inputs + sum(sizes) + hidden[0])) if self.one_hot else 0.05
         for table in self.tables:
@@ -61,10 +73,10 @@ class Tower(nn.Module):
         rest: list[nn.Module] = [recipe.activation()]
         for k in range(1, len(hidden)):
             rest += [nn.Dropout(recipe.dropout), nn.Linear(hidden[k - 1], hidden[k]), recipe.activation()]
-        self.rest = nn.Sequential(*rest, nn.Linear(hidden[-1], 1))
+        self.rest = nn.Sequential(*rest, nn.Linear(hidden[-1], outputs))
 
     def forward(self, X: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        """Values (n,) of inputs (n, p) and level numbers (n, K)."""
+        """Values (n,), or (n, outputs), of inputs (n, p) and level numbers (n, K)."""
         rows = [table(levels[:, k]) for k, table in enumerate(self.tables)]
         if self.one_hot:
             return self.rest(self.first(X) + sum(rows)).squeeze(-1)
@@ -86,23 +98,44 @@ class Recurrent(nn.Module):
         return self.tower(flat, torch.empty(len(flat), 0)).reshape(series.shape[:2])
 
 
+def squared_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of every value."""
+    return (output - target) ** 2
+
+
 def fit_network(
-    module: nn.Module, inputs: Tensors, y: FloatArray, weight: FloatArray, recipe: Recipe, seed: int
+    module: nn.Module,
+    inputs: Tensors,
+    y: FloatArray,
+    weight: FloatArray,
+    recipe: Recipe,
+    seed: int,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = squared_error,
 ) -> tuple[nn.Module, int]:
-    """Train on squared error; returns the module and the epochs run.
+    """Train on a loss; returns the module and the epochs run.
 
     ``inputs`` have one entry a unit (a row, or a subject); ``y`` and ``weight`` are (units,) or (units, T), weight 0
-    where nothing is observed. A tenth of what is observed chooses the epoch.
+    where nothing is observed. A tenth of what is observed chooses the epoch. ``loss`` takes what the module gives and
+    the responses, and has the shape of the latter.
     """
     rng = np.random.default_rng(seed)
     held = weight * (rng.random(weight.shape) < 0.1)
     learn = weight - held
     target, held_w, learn_w = (torch.from_numpy(a.astype(np.float32)) for a in (y, held, learn))
     units = np.flatnonzero(learn.reshape(len(learn), -1).sum(axis=1))
-    sized = Training(epochs=recipe.epochs or None, batch_size=recipe.batch or None).sized(len(units))
+    check = torch.from_numpy(np.flatnonzero(held.reshape(len(held), -1).sum(axis=1)))
+    checked = tuple(x[check] for x in inputs)
+    sized = Training(epochs=recipe.epochs or None, batch_size=recipe.batch or None).sized(
+        len(units), count_matrices([module])
+    )
     batch, epochs = sized.batch_size or 1, sized.epochs or 1
-    steps = -(-len(units) // batch)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    steps = len(batches(len(units), batch))
+    groups = (
+        parameter_groups([module], sized.weight_decay or 0.0)
+        if recipe.weight_decay is None
+        else [{"params": list(module.parameters()), "weight_decay": recipe.weight_decay}]
+    )
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
     schedule = (
         torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps * epochs)
         if recipe.one_cycle
@@ -111,15 +144,16 @@ def fit_network(
     best, since, done, state = np.inf, 0, 0, copy.deepcopy(module.state_dict())
     while done < epochs and (recipe.patience is None or since < recipe.patience):
         module.train()
-        for rows in torch.from_numpy(rng.permutation(units)).split(batch):
+        order = torch.from_numpy(rng.permutation(units))
+        for rows in (order[part] for part in batches(len(order), batch)):
             optimizer.zero_grad()
-            error = (module(*(x[rows] for x in inputs)) - target[rows]) ** 2
+            error = loss(module(*(x[rows] for x in inputs)), target[rows])
             (torch.sum(learn_w[rows] * error) / learn_w[rows].sum()).backward()
             optimizer.step()
             if schedule is not None:
                 schedule.step()
-        error = (values(module, inputs) - target) ** 2
-        validation = float(torch.sum(held_w * error) / held_w.sum())
+        error = loss(values(module, checked), target[check])
+        validation = float(torch.sum(held_w[check] * error) / held_w.sum())
         done, since = done + 1, since + 1
         if validation < best:
             best, since, state = validation, 0, copy.deepcopy(module.state_dict())

@@ -68,22 +68,28 @@ def categorical(
     """
     rng = np.random.default_rng(seed)
     frame, f, noise = _predictors(rng, n)
-    y, effects, intercepts = f + noise, [], []
-    for k, (q, variance) in enumerate(zip(sizes, variances, strict=True)):
-        levels = _levels(rng, q, n, aligned)
-        if embedding:
-            dim = q // 10
-            W = rng.uniform(-1, 1, (q, dim))
-            effect = W @ (np.sqrt(variance) * rng.normal(size=dim))
-            intercepts.append((f"z{k}", variance * dim / 3))
-        else:
-            effect = np.sqrt(variance) * rng.normal(size=q)
-            intercepts.append((f"z{k}", variance))
-        y = y + effect[levels]
-        frame[f"z{k}"] = levels
-        effects.append(effect)
+    y, effects, intercepts = _with_intercepts(rng, f + noise, frame, sizes, variances, aligned, embedding)
     train, test = _random_split(rng, n)
-    return _simulation(frame, y, f, tuple(effects), train, test, intercepts=tuple(intercepts))
+    return _simulation(frame, y, f, effects, train, test, intercepts=intercepts)
+
+
+def binary(
+    sizes: tuple[int, ...],
+    variances: tuple[float, ...],
+    seed: int,
+    n: int = 100_000,
+    aligned: bool = True,
+) -> Simulation:
+    """A response of 0 and 1 with random intercepts on the logit scale (Tables 12, 19 and 25).
+
+    ``y ~ Bernoulli(1 / (1 + exp(-(f + Z b))))``; the paper has one factor.
+    """
+    rng = np.random.default_rng(seed)
+    frame, f, _ = _predictors(rng, n)
+    eta, effects, intercepts = _with_intercepts(rng, f, frame, sizes, variances, aligned)
+    y = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(np.int64)
+    train, test = _random_split(rng, n)
+    return _simulation(frame, y, f, effects, train, test, intercepts=intercepts)
 
 
 def longitudinal(
@@ -186,6 +192,33 @@ def _predictors(rng: np.random.Generator, n: int) -> tuple[dict[str, NDArray], F
     return {name: X[:, j] for j, name in enumerate(PREDICTORS)}, f, rng.normal(size=n)
 
 
+def _with_intercepts(
+    rng: np.random.Generator,
+    values: FloatArray,
+    frame: dict[str, NDArray],
+    sizes: tuple[int, ...],
+    variances: tuple[float, ...],
+    aligned: bool,
+    embedding: bool = False,
+) -> tuple[FloatArray, tuple[FloatArray, ...], tuple[tuple[str, float], ...]]:
+    """Values (n,) plus a drawn effect of each factor, the effects, and their variances; ``frame`` gets the levels."""
+    effects, intercepts = [], []
+    for k, (q, variance) in enumerate(zip(sizes, variances, strict=True)):
+        levels = _levels(rng, q, len(values), aligned)
+        if embedding:
+            dim = q // 10
+            W = rng.uniform(-1, 1, (q, dim))
+            effect = W @ (np.sqrt(variance) * rng.normal(size=dim))
+            intercepts.append((f"z{k}", variance * dim / 3))
+        else:
+            effect = np.sqrt(variance) * rng.normal(size=q)
+            intercepts.append((f"z{k}", variance))
+        values = values + effect[levels]
+        frame[f"z{k}"] = levels
+        effects.append(effect)
+    return values, tuple(effects), tuple(intercepts)
+
+
 def _levels(rng: np.random.Generator, q: int, n: int, aligned: bool) -> IntArray:
     """Level of each row (n,): sizes multinomial with weights Poisson(3) + 1; sorted where aligned."""
     weight = rng.poisson(3, q) + 1.0
@@ -213,7 +246,7 @@ def _random_split(rng: np.random.Generator, n: int) -> tuple[IntArray, IntArray]
 
 def _simulation(
     frame: dict[str, NDArray],
-    y: FloatArray,
+    y: NDArray,
     f: FloatArray,
     b: tuple[FloatArray, ...],
     train: IntArray,

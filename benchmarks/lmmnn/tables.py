@@ -8,6 +8,8 @@
 | 4, 17, 23 | a field over places | the same |
 | 5, 18, 24 | a field and two factors | the same |
 
+Tables 12, 19 and 25 are of responses 0 and 1: ``python -m benchmarks.mcgmenn.tables --table 12``.
+
     python benchmarks/lmmnn/tables.py --table 1                                  # three seeds, n = 100,000
     python benchmarks/lmmnn/tables.py --table 1 --embedding                      # g(Z) = ZW
     python benchmarks/lmmnn/tables.py --table 2 --crossed                        # factors drawn on their own
