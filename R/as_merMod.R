@@ -18,6 +18,9 @@ as_merMod <- function(fit) {
   if (!inherits(fit, "merModNN")) {
     stop("as_merMod() takes a fit by lmernn() or glmernn().", call. = FALSE)
   }
+  if (!is.null(fit$classes) || is_ordinal(fit)) {
+    stop(sprintf("lme4 has no %s models.", fit$family$family), call. = FALSE)
+  }
   if (!is.null(fit$networks)) {
     stop("lme4 has no networks: as_merMod() takes fits without nn().", call. = FALSE)
   }

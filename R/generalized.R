@@ -4,19 +4,17 @@
 #'
 #' All verbs of [lmernn()]'s fits that are not listed here work on those of [glmernn()] too.
 #'
-#' Fitted values are means; `predict()` gives the linear predictor unless asked otherwise, as in lme4. `sigma()` is the
-#' root of the dispersion of Gamma and inverse Gaussian models and 1 for the others. `logLik()` has all its constants;
-#' `deviance()` is the sum of the squared deviance residuals, not -2 log-likelihood, as in lme4. `simulate()` draws
-#' binomial responses in the form of the response of the fit; for `newdata`, whose numbers of trials are not known, as
-#' 0 and 1. `hatvalues()`, `cooks.distance()`, `rstudent()`, `influence()`, `profile()`, `REMLcrit()`, standard errors
-#' of predictions and `augment()` are for linear models only and stop.
+#' Fitted values are means. `sigma()` is the root of the dispersion of Gamma and inverse Gaussian models and 1 for the
+#' others. `logLik()` has all its constants; `deviance()` is the sum of the squared deviance residuals, not
+#' -2 log-likelihood, as in lme4. `simulate()` draws binomial responses in the form of the response of the fit; for
+#' `newdata`, whose numbers of trials are not known, as 0 and 1. `hatvalues()`, `cooks.distance()`, `rstudent()`,
+#' `influence()`, `profile()`, `REMLcrit()` and `augment()` are for linear models only and stop.
+#'
+#' With networks, `refit()` keeps them and estimates the rest again.
 #'
 #' @param object,x,fitted,model A fit by [glmernn()].
-#' @param type Of residuals: `"deviance"`, `"pearson"`, `"working"` or `"response"`; of predictions: `"link"` or
-#'   `"response"`.
+#' @param type `"deviance"`, `"pearson"`, `"working"` or `"response"`.
 #' @param scaled Whether to divide by sigma.
-#' @param newdata,re.form,random.only,allow.new.levels,na.action As in [predict.merModNN()].
-#' @param se.fit,interval Not offered.
 #' @param sigma A factor for the standard deviations.
 #' @param correlation As in [vcov.merModNN()].
 #' @param use.hessian Whether the covariance comes from the curvature of the log-likelihood in all parameters, as by
@@ -27,6 +25,7 @@
 #' @param newresp The new response, in the form of the first: a matrix of two columns for `cbind()`.
 #' @param ... As in the methods for linear models.
 #' @return As for linear models.
+#' @seealso [predict.glmerModNN()]
 #' @name generalized
 #' @examplesIf pylmernn::python_ready()
 #' data("cbpp", package = "lme4")
@@ -34,8 +33,9 @@
 #' anova(update(fit, . ~ . - period), fit)
 #' confint(fit)
 #' head(residuals(fit, "pearson"))
-#' predict(fit, data.frame(period = "1", herd = "new"), type = "response", allow.new.levels = TRUE)
 NULL
+
+is_ordinal <- function(object) identical(object$family$family, "ordinal")
 
 # Whether the dispersion multiplies the variance, so that its root is a standard deviation of sorts.
 has_scale <- function(object) object$family$family %in% c("Gamma", "inverse.gaussian")
@@ -45,6 +45,9 @@ only_linear <- function(what, instead) {
 }
 
 generalized_residuals <- function(object, residual, mu, type) {
+  if (is_ordinal(object)) {
+    return(code_residuals(object, residual, type))
+  }
   family <- object$family
   switch(
     type,
@@ -62,23 +65,6 @@ generalized_residuals <- function(object, residual, mu, type) {
 #' @export
 residuals.glmerModNN <- function(object, type = c("deviance", "pearson", "working", "response"), scaled = FALSE, ...) {
   residuals.merModNN(object, match.arg(type), scaled)
-}
-
-#' @rdname generalized
-#' @export
-predict.glmerModNN <- function(object, newdata = NULL, re.form = NULL, random.only = FALSE, allow.new.levels = FALSE,
-                               na.action = stats::na.pass, type = c("link", "response"), se.fit = FALSE,
-                               interval = "none", ...) {
-  if (!isFALSE(se.fit) || !(isFALSE(interval) || identical(interval, "none"))) {
-    only_linear("predict() with se.fit or interval", "draw with simulate()")
-  }
-  type <- match.arg(type)
-  eta <- predict.merModNN(object, newdata, re.form, random.only, allow.new.levels, na.action, ...)
-  if (type == "link") {
-    return(eta)
-  }
-  eta[] <- object$family$linkinv(eta)
-  eta
 }
 
 #' @rdname generalized
@@ -105,7 +91,7 @@ vcov.glmerModNN <- function(object, correlation = TRUE, use.hessian = TRUE, ...)
 #' @export
 logLik.glmerModNN <- function(object, ...) {
   n <- nobs(object)
-  df <- length(object$beta) + length(object$theta) + object$has_dispersion
+  df <- length(object$beta) + length(object$theta) + object$has_dispersion * length(object$phi)
   structure(-object$objective / 2, nobs = n, nall = n, df = df, class = "logLik")
 }
 
@@ -127,7 +113,8 @@ summary.glmerModNN <- function(object, correlation = length(object$beta) <= 20L,
     table <- cbind(table, "Pr(>|z|)" = 2 * stats::pnorm(-abs(table[, 3L])))
   }
   changed <- list(isLmer = FALSE, useScale = has_scale(object), family = object$family$family,
-                  link = object$family$link, coefficients = table, sigma = sigma(object))
+                  link = object$family$link, coefficients = table, sigma = sigma(object),
+                  sampling = sampling_lines(object$draws), thresholds = if (is_ordinal(object)) thresholds(object))
   result[names(changed)] <- changed
   result
 }
@@ -186,16 +173,20 @@ anova.glmerModNN <- function(object, ..., refit = TRUE, model.names = NULL) {
 #' @rdname generalized
 #' @export
 refit.glmerModNN <- function(object, newresp = NULL, ...) {
-  if (is.list(newresp)) {
-    if (length(newresp) != 1L) {
-      stop(sprintf("refit() takes one response, not %d: call it once for each.", length(newresp)), call. = FALSE)
-    }
-    newresp <- newresp[[1L]]
-  }
-  fit <- estimate(model_of(object, y = same_form(object, newresp)), object$settings)
+  newresp <- single_response(newresp)
+  fit <- estimate(model_of(object, y = same_form(object, newresp)), refit_settings(object))
+  fit$networks <- object$networks # kept as they are: their part of the mean is in the offset
+  fit$method <- object$method
   fit$call <- object$call
   report_fit(fit)
   fit
+}
+
+# Settings for the same model given its networks, which stand in the offset.
+refit_settings <- function(object) {
+  settings <- object$settings
+  if (!is.null(object$networks) && object$method != "mcem") settings$method <- "auto"
+  settings
 }
 
 # A new response in the form of the old one, without the rows that na.exclude left out.
@@ -215,45 +206,6 @@ same_form <- function(object, newresp) {
                  NCOL(object$frame[[1L]])), call. = FALSE)
   }
   newresp
-}
-
-# New responses given linear predictors (n x nsim): of a binomial model the numbers of successes.
-draw_family <- function(object, eta, weights) {
-  mu <- object$family$linkinv(eta)
-  size <- length(mu)
-  phi <- object$phi
-  drawn <- switch(
-    sub("\\(.*", "", object$family$family),
-    binomial = stats::rbinom(size, weights, mu),
-    poisson = stats::rpois(size, mu),
-    Gamma = stats::rgamma(size, weights / phi, scale = mu * phi / weights),
-    inverse.gaussian = draw_inverse_gaussian(mu, weights / phi),
-    negative.binomial = stats::rnbinom(size, size = phi, mu = mu),
-    beta = stats::rbeta(size, mu * phi, (1 - mu) * phi)
-  )
-  matrix(drawn, nrow(eta))
-}
-
-# By a root of a quadratic in a squared normal number (Michael, Schucany and Haas 1976).
-draw_inverse_gaussian <- function(mu, lambda) {
-  v <- mu * stats::rnorm(length(mu))^2
-  root <- mu * (1 + (v - sqrt(v * (4 * lambda + v))) / (2 * lambda))
-  ifelse(stats::runif(length(mu)) <= mu / (mu + root), root, mu^2 / root)
-}
-
-# Drawn responses of one simulation in the form of the response of the fit; `trials` is NULL for new data.
-like_response <- function(values, object, trials) {
-  if (object$family$family != "binomial" || is.null(trials)) {
-    return(values)
-  }
-  y <- object$frame[[1L]]
-  if (is.factor(y)) {
-    return(factor(levels(y)[1L + (values > 0)], levels(y)))
-  }
-  if (NCOL(y) == 2L) {
-    return(matrix(c(values, trials - values), ncol = 2L, dimnames = list(NULL, colnames(y))))
-  }
-  values / trials
 }
 
 #' @rdname generalized

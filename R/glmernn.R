@@ -61,6 +61,7 @@ glmernn <- function(formula, data = NULL, family = stats::binomial, nAGQ = 1L, w
   parsed <- parse_formula(formula, data, nets)
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
+  frame <- with_classes(frame, settings$family)
   model <- model_parts(parsed, frame, contrasts, settings$family)
   warn_of_slopes(model)
   call$formula <- parsed$formula
@@ -114,7 +115,6 @@ observed_in <- function(frame, family = NULL) {
   y <- frame[[1L]]
   name <- names(frame)[1L]
   if (is_categorical(family)) {
-    y <- response_classes(y, name, family)
     return(list(y = as.integer(y) - 1, weights = weights, classes = levels(y)))
   }
   if (!is_family(family, "binomial")) {
@@ -128,24 +128,47 @@ observed_in <- function(frame, family = NULL) {
     return(proportions_of(y, name, weights))
   }
   list(y = if (is.factor(y)) classes_of(y, name) else response_of(as_numbers(frame), "a binomial model"),
-       weights = weights, classes = levels(y))
+       weights = weights, classes = two_classes(levels(y)))
 }
 
-# A response of classes as a factor. Text has no order, so only multinomial models take it.
-response_classes <- function(y, name, family) {
-  if (is.factor(y)) {
-    return(y)
+# Names of failure and success: of more than two levels, the first and what is not the first.
+two_classes <- function(levels) if (length(levels) > 2L) c(levels[1L], paste("not", levels[1L])) else levels
+
+# A model frame whose response is a factor where the family is one of classes. Text and factors without an order come in
+# alphabetical order, which an ordinal model is warned of.
+with_classes <- function(frame, family) {
+  if (!is_categorical(family)) {
+    return(frame)
   }
+  name <- names(frame)[1L]
+  y <- frame[[1L]]
   ordinal <- is_family(family, "ordinal")
-  if (is.character(y) && !ordinal) {
-    return(factor(y, sorted_text(y)))
+  what <- if (ordinal) "the ordinal family" else "the multinomial family"
+  if (NCOL(y) > 1L) {
+    stop(sprintf("the response '%s' is a matrix: %s needs one column.", name, what), call. = FALSE)
   }
-  if (ordinal) {
-    stop(sprintf("the response '%s' is of class '%s': an ordinal model needs an ordered factor, %s = ordered(%s).", name,
-                 class(y)[1L], name, name), call. = FALSE)
+  if (is.numeric(y) && !is.factor(y) && any(y != round(y))) {
+    stop(sprintf("the response '%s' has the value %g: %s needs classes, a factor, text or whole numbers.", name,
+                 y[y != round(y)][1L], what), call. = FALSE)
   }
-  stop(sprintf("the response '%s' is of class '%s': a multinomial model needs a factor.", name, class(y)[1L]),
-       call. = FALSE)
+  if (!is.factor(y)) y <- factor(y, if (is.character(y)) sorted_text(y) else sort(unique(y)))
+  if (nlevels(y) < 2L) {
+    stop(sprintf("the response '%s' has one class only, '%s': it needs two.", name, levels(y)), call. = FALSE)
+  }
+  if (ordinal && !is.ordered(y)) {
+    if (looks_sorted(levels(y))) {
+      warning(sprintf("the classes of '%s' are taken in the order %s: make it an ordered factor if they have another.",
+                      name, paste(levels(y), collapse = " < ")), call. = FALSE)
+    }
+    y <- ordered(y, levels(y))
+  }
+  frame[[1L]] <- y
+  frame
+}
+
+# Whether the order is alphabetical, as of a text that nobody put into order, and not that of numbers.
+looks_sorted <- function(levels) {
+  length(levels) > 2L && identical(levels, sort(levels)) && !all(grepl("^-?[0-9]+$", levels))
 }
 
 # Logical responses as 0 and 1.
@@ -188,17 +211,46 @@ estimate_generalized <- function(model, settings) {
   meta <- c(sent$meta, settings)
   if (length(settings$control) == 0L) meta$control <- NULL
   reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
-  if (length(model$networks)) settings$method <- "auto" # from now on the networks stand in the offset
+  if (reply$family == "multinomial") {
+    return(new_multinomial_fit(model, settings, reply))
+  }
   fit <- new_fit(model, settings, reply)
   fit$family <- family_object(reply$family, reply$link, reply$arrays$phi)
   fit$has_dispersion <- reply$has_dispersion
   fit$phi <- reply$arrays$phi
   fit$nAGQ <- reply$nAGQ
-  fit$messages <- as.character(unlist(reply$messages))
+  fit$draws <- keep_draws(reply)
+  fit$messages <- c(as.character(unlist(reply$messages)), sampling_messages(fit$draws))
   fit$given_vcov <- fit$unscaled_vcov
   fit$unscaled_vcov[] <- reply$arrays$vcov
   class(fit) <- c("glmerModNN", class(fit))
   fit
+}
+
+# How effects were sampled, and the variances that were drawn, chains x draws x m; NULL where nothing was.
+keep_draws <- function(reply) {
+  if (is.null(reply$draws)) {
+    return(NULL)
+  }
+  dim <- c(reply$draws$n_chains, NA, length(reply$draws$names))
+  c(reply$draws, list(variances = row_major(reply$arrays$draws, dim)))
+}
+
+# What is wrong with the draws, and what to try.
+sampling_messages <- function(draws) {
+  nuts <- identical(draws$sampler, "nuts")
+  other <- if (nuts) ", or sampler = \"polya-gamma\" for a binomial (logit) or multinomial model" else ""
+  c(
+    if (isTRUE(draws$rhat > 1.1)) {
+      sprintf(paste("the chains do not agree: R-hat is %.2f (1 where they do, above 1.1 too large), so variances and",
+                    "effects are uncertain; try control = list(warmup = , draws = ) with larger numbers%s"), draws$rhat,
+              other)
+    },
+    if (isTRUE(draws$divergences > 0)) {
+      sprintf(paste("%d draws diverged, so parts of the posterior may be left out; try control = list(step_size = )",
+                    "with a smaller number, or a longer warmup"), draws$divergences)
+    }
+  )
 }
 
 family_object <- function(name, link, phi) {
@@ -210,7 +262,7 @@ family_object <- function(name, link, phi) {
     inverse.gaussian = stats::inverse.gaussian(link),
     negative.binomial = negative_binomial(link, phi),
     beta = beta_family(link, phi),
-    ordinal = structure(list(family = "ordinal", link = link), class = "family"),
+    ordinal = ordinal_family(phi),
     stop(sprintf("family '%s' is offered in Python only.", name), call. = FALSE)
   )
 }

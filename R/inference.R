@@ -172,7 +172,7 @@ without_term <- function(object, term) {
   model$fixed <- matrix_part(shorter, object$frame, kept_contrasts(object, shorter))
   model$X <- estimated_columns(model$fixed, object$settings$family)
   model$fixed$matrix <- NULL
-  estimate(model, object$settings)
+  estimate(model, refit_settings(object))
 }
 
 kept_contrasts <- function(object, formula) {

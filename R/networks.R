@@ -170,7 +170,7 @@ named_list <- function(options) {
 }
 
 # What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary and
-# `short_lines` of print(), `history`, `best_epoch` of each member, whether the networks' part of each row is
+# `short_lines` of print(), `history` of the `criterion`, how many `outputs` a row has, `best_epoch` of each member, whether the networks' part of each row is
 # `out_of_fold`, which rows no member has learnt from (`held_out`), and `inputs`, each with its expressions and levels.
 keep_networks <- function(networks, reply, frame) {
   own <- grep("^networks\\.", names(reply$arrays), value = TRUE)
@@ -180,6 +180,8 @@ keep_networks <- function(networks, reply, frame) {
     lines = as.character(reply$networks$lines),
     short_lines = as.character(reply$networks$short_lines),
     history = as.data.frame(reply$networks$history),
+    criterion = reply$networks$criterion,
+    outputs = reply$networks$outputs,
     messages = as.character(reply$networks$messages),
     best_epoch = as.integer(reply$networks$best_epoch),
     out_of_fold = reply$networks$out_of_fold,
@@ -267,13 +269,14 @@ new_inputs <- function(object, newdata) {
   })
 }
 
-# The networks' part of the mean for their inputs, from Python.
+# The networks' part of the mean for their inputs, from Python: a vector, or a matrix m x C of a multinomial model.
 network_values <- function(object, inputs) {
   kept <- send_kept_networks(object)
   meta <- c(kept$meta, list(rows = nrow(inputs[[1L]]), widths = as_array(vapply(inputs, ncol, 0L))))
   buffers <- c(kept$buffers, unlist(lapply(inputs, as_buffers), recursive = FALSE))
   values <- call_python("network_values", meta, buffers, own_modules(object$networks$inputs))$arrays$values
-  replace(values, is.nan(values), NA_real_)
+  values[is.nan(values)] <- NA_real_
+  if (object$networks$outputs > 1L) matrix(values, ncol = object$networks$outputs, byrow = TRUE) else values
 }
 
 # What stands above a table of tests or criteria of these models; nothing where none has networks.

@@ -9,7 +9,8 @@
 # theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
 # the bars of embed() carry learned = TRUE where method "lmmnn" has learned their features
 # REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
-# settings$family, family, link, phi, nAGQ, given_vcov, messages: of generalized models, see estimate_generalized()
+# settings$family, family, link, phi, nAGQ, given_vcov, messages, draws: of generalized models, see
+#                        estimate_generalized()
 # networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {
   order <- reply$order + 1L
@@ -121,10 +122,11 @@ send_fit <- function(object, networks = !is.null(object$networks)) {
   sent <- send_design(model)
   kept <- if (networks) send_kept_networks(object)
   list(
-    meta = c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, networks = kept$meta)),
+    meta = c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, networks = kept$meta),
+             if (isGLMM(object)) list(family = object$settings$family, nAGQ = object$nAGQ, generalized = TRUE)),
     buffers = c(
       sent$buffers, as_buffers(object$theta), if (length(object$beta)) as_buffers(unname(object$beta)),
-      unlist(lapply(object$b, as_buffers), recursive = FALSE), kept$buffers
+      unlist(lapply(object$b, as_buffers), recursive = FALSE), if (isGLMM(object)) as_buffers(object$phi), kept$buffers
     ),
     modules = if (networks) own_modules(object$networks$inputs)
   )

@@ -106,7 +106,7 @@ old_rows <- function(object) {
   offset <- stats::model.offset(object$frame)
   list(
     X = fixed_matrix(object),
-    offset = if (is.null(offset)) 0 else offset,
+    offset = (if (is.null(offset)) 0 else offset) + class_networks(object),
     codes = lapply(unname(term_factors(object)), as.integer),
     locations = lapply(seq_len(n_terms(object)), function(k) {
       object$bars[[k]]$locations[as.integer(term_factors(object)[[k]]), , drop = FALSE]
@@ -253,8 +253,8 @@ predicted <- function(object, rows, include) {
   total
 }
 
-# Variances of predictions, from Python, and the noise of a new observation beyond them: list(variance, noise), with NA
-# where a row has missing values.
+# Variances of predictions (of generalized models, of linear predictors), from Python, and the noise of a new observation
+# beyond them: list(variance, noise), with NA where a row has missing values.
 prediction_variances <- function(object, rows, include) {
   m <- length(rows$names)
   X <- if (is.null(rows$X)) matrix(0, m, length(object$beta)) else rows$X
@@ -277,7 +277,7 @@ prediction_variances <- function(object, rows, include) {
   inputs <- lapply(rows$nets, function(inputs) as_buffers(inputs[whole, , drop = FALSE]))
   buffers <- c(sent$buffers, if (ncol(X)) as_buffers(X[whole, , drop = FALSE]),
                unlist(unname(of_terms), recursive = FALSE), unlist(inputs, recursive = FALSE))
-  reply <- call_python("prediction_variance", meta, buffers, sent$modules)
+  reply <- call_python(if (isGLMM(object)) "predictor_variance" else "prediction_variance", meta, buffers, sent$modules)
   variance[whole] <- pmax(reply$arrays$variance, 0)
   list(variance = variance, noise = reply$noise)
 }

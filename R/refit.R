@@ -22,18 +22,24 @@ NULL
 #' @rdname refit
 #' @export
 refit.merModNN <- function(object, newresp = NULL, ...) {
-  if (is.list(newresp)) {
-    if (length(newresp) != 1L) {
-      stop(sprintf("refit() takes one response, not %d: call it once for each.", length(newresp)), call. = FALSE)
-    }
-    newresp <- newresp[[1L]]
-  }
+  newresp <- single_response(newresp)
   refuse_learned(object)
   fit <- estimate(model_of(object, y = new_response(object, newresp)), object$settings)
   fit$networks <- object$networks # kept as they are: their part of the mean is in the offset
   fit$call <- object$call
   report_fit(fit)
   fit
+}
+
+# A list or data frame that holds one response, as that response.
+single_response <- function(newresp) {
+  if (!is.list(newresp)) {
+    return(newresp)
+  }
+  if (length(newresp) != 1L) {
+    stop(sprintf("refit() takes one response, not %d: call it once for each.", length(newresp)), call. = FALSE)
+  }
+  newresp[[1L]]
 }
 
 refuse_learned <- function(object) {

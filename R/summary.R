@@ -48,6 +48,7 @@ summary.merModNN <- function(object, correlation = length(object$beta) <= 20L, .
 #' @export
 print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.comp = "Std.Dev.", ...) {
   lme4::.prt.methTit(method_title(x), class(x)[1L])
+  print_networks(sampling_lines(x$draws))
   lme4::.prt.family(x$family)
   lme4::.prt.call(x$call)
   lme4::.prt.aictab(information_table(x), 4)
@@ -58,6 +59,10 @@ print.merModNN <- function(x, digits = max(3, getOption("digits") - 3), ranef.co
     print.default(format(x$beta, digits = digits), print.gap = 2L, quote = FALSE)
   } else {
     cat("No fixed effect coefficients\n")
+  }
+  if (is_ordinal(x)) {
+    cat("Thresholds:\n")
+    print.default(format(thresholds(x), digits = digits), print.gap = 2L, quote = FALSE)
   }
   lme4::.prt.warn(optimizer_info(x), summary = TRUE)
   print_networks(x$networks$short_lines)
@@ -76,7 +81,13 @@ print.summary.merModNN <- function(x, digits = max(3, getOption("digits") - 3), 
     end <- start + match(TRUE, startsWith(lines[-seq_len(start)], "Number of obs:"))
     lines <- c(lines[seq_len(start - 1L)], own, lines[end:length(lines)])
   }
+  if (length(x$sampling)) lines <- append(lines, x$sampling, after = match(TRUE, startsWith(lines, " Family:")) - 1L)
   cat(lines, sep = "\n")
+  if (length(x$thresholds)) {
+    cat("\nThresholds:\n")
+    cells <- format(x$thresholds, digits = digits)
+    print(matrix(cells, dimnames = list(names(x$thresholds), "Estimate")), quote = FALSE, right = TRUE)
+  }
   print_networks(x$networks)
   invisible(x)
 }
@@ -94,10 +105,29 @@ print_variances <- function(varcor, digits, comp) {
 vcov.summary.merModNN <- function(object, ...) object$vcov
 
 method_title <- function(object) {
+  if (object$method == "mcem") {
+    return("Generalized linear mixed model fit by Monte Carlo EM")
+  }
   if (isGLMM(object)) {
-    return(lme4::methTitle(c(GLMM = 1, NLMM = 0, REML = 0, nAGQ = object$nAGQ)))
+    title <- lme4::methTitle(c(GLMM = 1, NLMM = 0, REML = 0, nAGQ = object$nAGQ))
+    how <- if (object$method == "pirls") "" else paste0(", method ", object$method)
+    return(sub("maximum likelihood", paste0("maximum likelihood", how), title, fixed = TRUE))
   }
   paste("Linear mixed model fit by", if (object$REML) "REML" else "maximum likelihood ")
+}
+
+samplers <- c("polya-gamma" = "Polya-Gamma Gibbs sampler", nuts = "No-U-Turn sampler")
+
+# Sampler, draws and convergence; nothing where nothing was sampled.
+sampling_lines <- function(draws) {
+  if (is.null(draws)) {
+    return(NULL)
+  }
+  ends <- if (draws$divergences > 0) sprintf("%d divergences", draws$divergences) else "no divergences"
+  c(
+    sprintf("Sampled: %s, %d chains of %d draws", samplers[[draws$sampler]], draws$n_chains, draws$n_draws),
+    sprintf("         largest R-hat %.3f, smallest ESS %.0f, %s", as.numeric(draws$rhat), as.numeric(draws$ess), ends)
+  )
 }
 
 information_table <- function(object) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import numpy as np
 from pylmernn.api import progress_bar
 from pylmernn.engines.alternating import with_networks
 from pylmernn.engines.generalized_methods import GENERALIZED_METHODS, method_for
+from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
+from pylmernn.engines.working_model import working_model
 from pylmernn.families import read_family
-from pylmernn.formula.design import Design, DesignError
+from pylmernn.fit import intervals, probabilities
+from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.glm import check_design, separation
-from pylmernn.rprotocol import Reader, read_design
-from pylmernn.rreplies import Reply, answer, send_estimates, send_networks
+from pylmernn.rprotocol import Reader, read_design, read_fit, read_new_rows
+from pylmernn.rreplies import Reply, answer, send_draws, send_estimates, send_networks, send_search
 from pylmernn.rsettings import read_control
 
 
@@ -41,22 +45,77 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
         raise DesignError(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
+    if isinstance(estimates, MultinomialEstimates):
+        return _send_multinomial(terms, design, estimates)
     header, arrays = send_estimates(terms, design, estimates)
     header |= {"family": family.name, "link": family.link.name, "nAGQ": estimates.nAGQ}
     header["has_dispersion"] = family.has_dispersion
     header["messages"] = separation(design, estimates)
     arrays["phi"] = np.atleast_1d(estimates.phi)
+    if estimates.draws is not None:
+        header["draws"], drawn = send_draws(estimates.draws)
+        arrays |= drawn
     if estimates.networks is not None:
         header["networks"], kept = send_networks(estimates.networks, design)
-        arrays.update(kept)
+        arrays |= kept
         design = with_networks(design, estimates.networks.fitted)
-    arrays["vcov"] = estimates.unscaled_vcov if estimates.nAGQ == 0 else fixed_covariance(design, estimates)
-    arrays.update({f"v{k}": v for k, v in enumerate(_mode_variance(design, estimates))})
+    given = nAGQ == 0 or estimates.method == "mcem"
+    arrays["vcov"] = estimates.unscaled_vcov if given else fixed_covariance(design, estimates)
+    variances = estimates.mode_variances or mode_variance(design, estimates)
+    arrays |= {f"v{k}": v for k, v in enumerate(variances)}
     return header, arrays
 
 
-def _mode_variance(design: Design, estimates: GeneralizedEstimates) -> tuple[np.ndarray, ...]:
-    """Posterior covariances (q, d, d) of each term's effects."""
-    if estimates.mode_variances is not None:
-        return estimates.mode_variances
-    return tuple(mode_variance(design, estimates))
+def _send_multinomial(terms: Sequence[RandomTerm], design: Design, estimates: MultinomialEstimates) -> Reply:
+    """Effects by class, as :class:`~pylmernn.engines.multinomial.MultinomialEstimates` has them, and the sampling."""
+    header, arrays = send_search(terms, design, estimates.method, estimates.convergence)
+    header |= {"family": "multinomial", "classes": list(estimates.classes)}
+    header["draws"], drawn = send_draws(estimates.draws)
+    arrays |= drawn
+    arrays |= {"beta": estimates.beta, "eta": estimates.eta}
+    if estimates.fixed_covariance is not None:
+        arrays["fixed_covariance"] = estimates.fixed_covariance
+    parts = {"b": estimates.b, "v": estimates.variances, "c": estimates.covariances, "e": estimates.covariance_errors}
+    arrays |= {f"{letter}{k}": values for letter, of_terms in parts.items() for k, values in enumerate(of_terms)}
+    if estimates.networks is not None:
+        header["networks"], kept = send_networks(estimates.networks, design)
+        arrays |= kept
+    return header, arrays
+
+
+@answer
+def marginal_means(meta: dict[str, Any], read: Reader) -> Reply:
+    """Means of the response (or probabilities of its classes) over normal linear predictors.
+
+    ``meta`` has ``family``; the buffers are phi, the means of the linear predictors (m,) and their variances (m,).
+    """
+    family = read_family(meta["family"])
+    phi, eta, variance = read.vector(), read.vector(), read.vector()
+    if family.absorbs_constant:
+        values = probabilities.normal_mean(lambda x: family.probabilities(x, phi), eta, variance)
+    else:
+        values = probabilities.marginal_mean(family.link, eta, variance)
+    return {}, {"means": values}
+
+
+@answer
+def marginal_classes(meta: dict[str, Any], read: Reader) -> Reply:
+    """Mean probabilities (rows, classes) of a multinomial model over normal linear predictors, means then variances."""
+    shape = meta["rows"], meta["classes"]
+    eta, variance = read.matrix(*shape), read.matrix(*shape)
+    return {}, {"probabilities": probabilities.marginal_softmax(eta, variance)}
+
+
+@answer
+def predictor_variance(meta: dict[str, Any], read: Reader) -> Reply:
+    """Variances of linear predictors: fixed effects, conditional modes and networks, by the normal approximation.
+
+    Buffers and ``meta`` are those of :func:`pylmernn.rdoor.prediction_variance`.
+    """
+    design, estimates = read_fit(meta, read)
+    assert isinstance(estimates, GeneralizedEstimates)
+    rows = read_new_rows(meta, read, design)
+    chosen = [np.full(term.width, on) for term, on in zip(design.random, meta["include"], strict=True)]
+    working = working_model(design, estimates)
+    variance = intervals.mean_variance(*working, intervals.calibration_of(*working), rows, chosen)
+    return {}, {"variance": variance}

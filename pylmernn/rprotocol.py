@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.families import read_family
 from pylmernn.fit.save import Parts, get_networks
 from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
 from pylmernn.mean.networks import Networks, with_modules
@@ -112,13 +115,21 @@ def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
     ----------
     meta : mapping
         The keys of :func:`read_design`, ``method``, ``REML``, ``sigma`` and, where there are networks, ``networks``
-        with the keys of :func:`read_networks`.
+        with the keys of :func:`read_networks`; for generalized models ``family`` and ``nAGQ``.
     read : Reader
-        The buffers of the design, theta, beta, b of each term (q, d), then those of the networks.
+        The buffers of the design, theta, beta, b of each term (q, d), phi for generalized models, then those of the
+        networks.
+
+    Returns
+    -------
+    Design, Estimates
+        GeneralizedEstimates for generalized models.
     """
     _, design = read_design(meta, read)
     theta, beta = read.vector(), read.matrix(design.p, 1)[:, 0]
     b = tuple(np.ascontiguousarray(read.matrix(term.width, term.n_levels).T) for term in design.random)
+    family = read_family(meta["family"]) if meta.get("family") else None
+    phi = None if family is None else read.vector()
     estimates = Estimates(
         method=meta["method"],
         REML=meta["REML"],
@@ -138,7 +149,11 @@ def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
         convergence=Convergence(converged=True, gradient=np.empty(0), n_evaluations=0, message="", seconds=0.0),
         networks=read_networks(meta["networks"], read) if meta.get("networks") else None,
     )
-    return design, estimates
+    if family is None or phi is None:
+        return design, estimates
+    plain = {field.name: getattr(estimates, field.name) for field in dataclasses.fields(estimates)}
+    given = phi if family.absorbs_constant else float(phi[0])
+    return design, GeneralizedEstimates(**plain, family=family, phi=given, nAGQ=meta["nAGQ"])
 
 
 def read_networks(meta: Mapping[str, Any], read: Reader) -> Networks:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.api import scales_differ
-from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.fit.networks import network_text, short_network_text
 from pylmernn.fit.save import Parts, put_networks
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.mean.networks import Networks, size_messages
 from pylmernn.rprotocol import Reader
+
+if TYPE_CHECKING:
+    from pylmernn.engines.chains import Draws
 
 FloatArray = NDArray[np.float64]
 Reply = tuple[dict[str, Any], dict[str, FloatArray]]
@@ -57,12 +60,9 @@ def _sentence(text: str) -> str:
 
 
 def send_estimates(terms: Sequence[RandomTerm], design: Design, estimates: Estimates) -> Reply:
-    """What every fit replies: numbers, the order of the terms, the dropped columns, and arrays term by term."""
-    header = {
-        "scales_differ": scales_differ(design),
-        "method": estimates.method,
-        "order": [next(i for i, term in enumerate(terms) if term is chosen) for chosen in design.random],
-        "dropped_at": list(design.dropped_at),
+    """What fits of one linear predictor reply: numbers, and arrays term by term."""
+    header, arrays = send_search(terms, design, estimates.method, estimates.convergence)
+    header |= {
         "sigma": estimates.sigma,
         "objective": estimates.objective,
         "objective_error": estimates.objective_error,
@@ -72,22 +72,44 @@ def send_estimates(terms: Sequence[RandomTerm], design: Design, estimates: Estim
         "wrss": estimates.wrss,
         "ussq": estimates.ussq,
         "singular": estimates.singular,
+    }
+    header = {name: _or_null(value) if isinstance(value, float) else value for name, value in header.items()}
+    arrays |= {"theta": estimates.theta, "beta": estimates.beta, "unscaled_vcov": estimates.unscaled_vcov}
+    arrays |= {f"b{k}": b for k, b in enumerate(estimates.b)}
+    arrays |= {f"u{k}": u for k, u in enumerate(estimates.u)}
+    return header, arrays
+
+
+def send_search(terms: Sequence[RandomTerm], design: Design, method: str, convergence: Convergence) -> Reply:
+    """What every fit replies: the order of the terms, the dropped columns, and how the search ended."""
+    header = {
+        "scales_differ": scales_differ(design),
+        "method": method,
+        "order": [next(i for i, term in enumerate(terms) if term is chosen) for chosen in design.random],
+        "dropped_at": list(design.dropped_at),
         "convergence": {
-            "converged": estimates.convergence.converged,
-            "n_evaluations": estimates.convergence.n_evaluations,
-            "message": estimates.convergence.message,
-            "seconds": estimates.convergence.seconds,
+            "converged": convergence.converged,
+            "n_evaluations": convergence.n_evaluations,
+            "message": convergence.message,
+            "seconds": convergence.seconds,
         },
     }
-    arrays = {
-        "theta": estimates.theta,
-        "beta": estimates.beta,
-        "unscaled_vcov": estimates.unscaled_vcov,
-        "gradient": estimates.convergence.gradient,
+    return header, {"gradient": convergence.gradient}
+
+
+def send_draws(draws: Draws) -> Reply:
+    """How effects were sampled, and the variances that were drawn (chains, draws, m); effects stay in Python."""
+    header = {
+        "sampler": draws.sampler,
+        "n_chains": draws.n_chains,
+        "n_draws": draws.n_draws,
+        "rhat": _or_null(draws.rhat),
+        "ess": _or_null(draws.ess),
+        "divergences": draws.divergences,
+        "accept": _or_null(draws.accept),
+        "names": list(draws.names),
     }
-    arrays.update({f"b{k}": b for k, b in enumerate(estimates.b)})
-    arrays.update({f"u{k}": u for k, u in enumerate(estimates.u)})
-    return header, arrays
+    return header, {"draws": draws.variances}
 
 
 def send_networks(networks: Networks, design: Design) -> Reply:
@@ -102,6 +124,8 @@ def send_networks(networks: Networks, design: Design) -> Reply:
         "short_lines": short_network_text(networks),
         "history": {name: [_or_null(value) for value in values] for name, values in networks.history.items()},
         "messages": list(size_messages(networks)),
+        "criterion": networks.criterion,
+        "outputs": networks.specs[0].outputs,
         "best_epoch": networks.best_epoch,
         "out_of_fold": networks.out_of_fold,
     }
