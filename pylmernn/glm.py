@@ -13,8 +13,10 @@ from pylmernn.engines import pirls
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import with_networks
 from pylmernn.engines.generalized_methods import GENERALIZED_METHODS, method_for
+from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.families import Family, FamilyError, read_family
 from pylmernn.fit.generalized import GeneralizedFit
+from pylmernn.fit.multinomial import MultinomialFit
 from pylmernn.fit.state import fit_messages
 from pylmernn.formula import build
 from pylmernn.formula.design import Design, DesignError
@@ -39,7 +41,7 @@ def glmernn(
     device: str = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> GeneralizedFit:
+) -> GeneralizedFit | MultinomialFit:
     """Fit a generalized linear mixed model by maximum likelihood, with or without networks in its linear predictor.
 
     Parameters
@@ -84,7 +86,7 @@ def glmernn(
 
     Returns
     -------
-    GeneralizedFit
+    GeneralizedFit, or MultinomialFit for ``family="multinomial"``
 
     Raises
     ------
@@ -145,8 +147,11 @@ def glmernn(
         "subset": subset, "na_action": na_action, "contrasts": contrasts, "nets": nets, "method": method,
         "control": control, "device": device, "seed": seed,
     }  # fmt: skip
-    for message in (*fit_messages(estimates), *separation(design, estimates)):
+    multinomial = isinstance(estimates, MultinomialEstimates)
+    for message in (*fit_messages(estimates), *([] if multinomial else separation(design, estimates))):
         warnings.warn(message, UserWarning, stacklevel=2)
+    if multinomial:
+        return MultinomialFit(design, estimates, frame, call)
     if estimates.networks is not None:
         design = with_networks(design, estimates.networks.fitted)
     return GeneralizedFit(design, estimates, frame, call)

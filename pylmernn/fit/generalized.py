@@ -215,7 +215,7 @@ class GeneralizedFit(GeneralizedPrediction, MixedFit):
         design = dataclasses.replace(design, nets=self.design.nets)
         return type(self)(design, estimates, self.frame, self.call)
 
-    def update(self, formula: str | None = None, **arguments: Any) -> GeneralizedFit:
+    def update(self, formula: str | None = None, **arguments: Any) -> Any:
         """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there.
 
         Networks are trained anew. Where a new formula brings or drops them the method is chosen again.

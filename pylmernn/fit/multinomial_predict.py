@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp, ndtri, softmax
-from scipy.stats import qmc
+from scipy.special import logsumexp
 
 from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.fit.predict import Selection
+from pylmernn.fit.probabilities import softmax
+from pylmernn.fit.simulate import draw_codes
 from pylmernn.formula.design import Design, FloatArray, IntArray, NewRows
-
-#: Points of the quasi-Monte Carlo average over effects of unseen levels, a power of 2.
-POINTS = 128
-#: Probabilities computed at once; bounds the memory that the average takes.
-AT_ONCE = 4_000_000
 
 
 def term_part(codes: IntArray, columns: FloatArray, b: FloatArray) -> FloatArray:
@@ -71,36 +67,6 @@ def unseen_variance(estimates: MultinomialEstimates, rows: NewRows, selection: S
     return variance
 
 
-def normal_points(n_classes: int) -> FloatArray:
-    """Standard normal quasi-random points, (POINTS, C): scrambled Sobol points with mean 0 and variance 1."""
-    uniform = qmc.Sobol(n_classes, scramble=True, rng=np.random.default_rng(0)).random(POINTS)
-    z = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
-    z -= z.mean(axis=0)
-    return np.asarray(z / z.std(axis=0))
-
-
-def marginal_probabilities(eta: FloatArray, variance: FloatArray) -> FloatArray:
-    """Means of ``softmax(eta + sqrt(variance) z)`` over standard normal z, (m, C), by quasi-Monte Carlo.
-
-    Parameters
-    ----------
-    eta : array, shape (m, C)
-    variance : array, shape (m, C)
-        Rows of zeros are left as they are.
-    """
-    probabilities = np.asarray(softmax(eta, axis=1))
-    at = np.flatnonzero((variance > 0).any(axis=1))
-    if not len(at):
-        return probabilities
-    points = normal_points(eta.shape[1])
-    step = max(1, AT_ONCE // points.size)
-    for start in range(0, len(at), step):
-        part = at[start : start + step]
-        drawn = eta[part][:, None, :] + np.sqrt(variance[part])[:, None, :] * points
-        probabilities[part] = softmax(drawn, axis=2).mean(axis=1)
-    return probabilities
-
-
 def observed_loglik(eta: FloatArray, codes: FloatArray) -> FloatArray:
     """Logarithms of the probabilities of the observed classes, shape (n,).
 
@@ -114,11 +80,8 @@ def observed_loglik(eta: FloatArray, codes: FloatArray) -> FloatArray:
 
 def draw_classes(probabilities: FloatArray, rng: np.random.Generator) -> IntArray:
     """A class code for each row of probabilities (m, C); -1 where they are missing."""
-    missing = np.isnan(probabilities).any(axis=1)
-    cumulative = np.cumsum(np.nan_to_num(probabilities), axis=1)
-    u = rng.random(len(cumulative)) * cumulative[:, -1]
-    codes = (u[:, None] >= cumulative[:, :-1]).sum(axis=1).astype(np.int32)
-    codes[missing] = -1
+    codes = draw_codes(np.nan_to_num(probabilities, nan=1.0), rng).astype(np.int32)
+    codes[np.isnan(probabilities).any(axis=1)] = -1
     return codes
 
 
@@ -158,7 +121,7 @@ def simulate(
             if free.any():
                 b = draw_effects(estimates.covariances[k], int(codes[k].max()) + 1, rng)
                 eta += np.einsum("md,mdc->mc", free, b[codes[k]])
-        out[:, s] = draw_classes(np.asarray(softmax(eta, axis=1)), rng)
+        out[:, s] = draw_classes(softmax(eta), rng)
     return out
 
 

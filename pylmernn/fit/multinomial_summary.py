@@ -18,9 +18,10 @@ from pylmernn.formula.design import FloatArray
 
 @dataclass(frozen=True)
 class ClassHeader(Header):
-    """Title of a multinomial model, its family and its classes with their numbers of rows."""
+    """Title of a multinomial model: how it was sampled, its family, and its classes with their numbers of rows."""
 
     classes: tuple[tuple[str, int], ...] = ()
+    sampling: str = ""
 
     @property
     def optimizer(self) -> str:
@@ -33,11 +34,12 @@ class ClassHeader(Header):
         return "Generalized linear mixed model fit by Monte Carlo EM [merModNN]"
 
     def text(self) -> str:
-        """Title, family, formula, data and classes."""
+        """Title, sampling, family, formula, data and classes."""
         rest = super().text().split("\n", 1)[1]
         counts = ", ".join(f"{name} ({count})" for name, count in self.classes)
         listed = textwrap.wrap(f"Classes: {counts}", 80, initial_indent=" ", subsequent_indent="   ")
-        return "\n".join([self.title, " Family: multinomial  ( softmax )", rest, *listed])
+        how = [self.title, f"Sampled: {self.sampling}", " Family: multinomial  ( softmax )"]
+        return "\n".join([*how, rest, *listed])
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +85,7 @@ class ClassSummary:
         digits : int, default 4
             Significant digits.
         """
-        parts = [self.header.text(), "", sampling_text(self.sampling, self.deviance), ""]
+        parts = [self.header.text(), "", deviance_text(self.deviance), ""]
         parts.append(class_random_text(self.varcor, self.ngrps, self.nobs, digits, limits=True))
         if len(self.coefficients):
             parts += ["", "Fixed effects (sum to zero over classes):"]
@@ -116,17 +118,10 @@ def coefficient_table(beta: pd.DataFrame, errors: FloatArray) -> pd.DataFrame:
     return pd.DataFrame(table, index=index)
 
 
-def sampling_text(sampling: Mapping[str, str | float], deviance: float) -> str:
-    """One line of numbers about the sampling, and the deviance."""
-    texts = []
-    for name, value in (*sampling.items(), ("deviance", deviance)):
-        if isinstance(value, str):
-            texts.append(value)
-        elif name == "R-hat":
-            texts.append(f"{value:.2f}")
-        else:
-            texts.append(rtext.format_number(float(rtext.r_round([value], 1 if name == "deviance" else 0)[0])))
-    return rtext.named_vector([*sampling, "deviance"], texts)
+def deviance_text(deviance: float) -> str:
+    """The one criterion that sampling gives."""
+    value = rtext.format_number(float(rtext.r_round([deviance], 1)[0]))
+    return f"Deviance: {value} at the posterior means of the random effects"
 
 
 def class_random_text(varcor: ClassVarCorr, ngrps: Mapping[str, int], nobs: int, digits: int, limits: bool) -> str:
@@ -161,7 +156,6 @@ def class_coefficient_text(table: pd.DataFrame, digits: int) -> str:
 
 def class_short_text(
     header: ClassHeader,
-    sampling: Mapping[str, str | float],
     deviance: float,
     varcor: ClassVarCorr,
     ngrps: Mapping[str, int],
@@ -170,7 +164,7 @@ def class_short_text(
     messages: tuple[str, ...],
 ) -> str:
     """What ``print(fit)`` shows."""
-    parts = [header.text(), sampling_text(sampling, deviance)]
+    parts = [header.text(), deviance_text(deviance)]
     parts.append(class_random_text(varcor, ngrps, nobs, 4, limits=False))
     if len(fixed):
         texts = rtext.format_numbers(fixed.to_numpy(dtype=float), 4)

@@ -97,15 +97,17 @@ def select(rows: NewRows, selection: Selection) -> NewRows:
     return dataclasses.replace(rows, random=random)
 
 
-def check_levels(design: Design, rows: NewRows, selection: Selection) -> None:
+def check_levels(
+    design: Design, rows: NewRows, selection: Selection, answer: str = "give them the effect zero"
+) -> None:
     """Raise DesignError where a random term that takes part has levels which the fit has not seen."""
     for term, new, keep in zip(design.random, rows.random, selection, strict=True):
         if keep.any() and new.locations is None and (new.codes < 0).any():
             names = ", ".join(f"'{name}'" for name in new.unseen[:5]) or "missing values"
             more = ", ..." if len(new.unseen) > 5 else ""
             raise DesignError(
-                f"new levels in the grouping factor '{term.group}': {names}{more}; set allow_new_levels=True to give "
-                "them the effect zero, or leave the term out with re_form."
+                f"new levels in the grouping factor '{term.group}': {names}{more}; set allow_new_levels=True to "
+                f"{answer}, or leave the term out with re_form."
             )
 
 

@@ -15,7 +15,9 @@ import pandas as pd
 
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import read_family
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.arrays import holds_arrays, stack_arrays
@@ -26,6 +28,7 @@ from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
     from pylmernn.fit.mixedfit import MixedFit
+    from pylmernn.fit.multinomial import MultinomialFit
 
 FORMAT = "pylmernn fit"
 #: Raised by one when a file of this version cannot be read by the last.
@@ -52,12 +55,12 @@ class Parts:
         return json.loads(self.arrays[name].tobytes().decode("utf-8"))
 
 
-def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
+def save(fit: MixedFit | MultinomialFit, path: str | os.PathLike[str]) -> None:
     """Write a fit, whole or not at all: to a file beside it first, then into its place.
 
     Parameters
     ----------
-    fit : MixedFit
+    fit : MixedFit or MultinomialFit
     path : path
     """
     from safetensors.numpy import save_file
@@ -84,7 +87,7 @@ def save(fit: MixedFit, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> MixedFit:
+def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> Any:
     """Read a fit that :func:`save` wrote.
 
     Parameters
@@ -103,6 +106,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
 
     from pylmernn.fit.generalized import GeneralizedFit
     from pylmernn.fit.mixedfit import MixedFit
+    from pylmernn.fit.multinomial import MultinomialFit
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file '{path}'.")
@@ -123,11 +127,13 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     if nets:
         design, estimates = _put_back(design, estimates, nets)
         call["nets"] = {**(call.get("nets") or {}), **nets}
+    if isinstance(estimates, MultinomialEstimates):
+        return MultinomialFit(design, estimates, frame, call)
     kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
     return kind(design, estimates, frame, call)
 
 
-def _put_back(design: Design, estimates: Estimates, nets: Mapping[str, Any]) -> tuple[Design, Estimates]:
+def _put_back(design: Design, estimates: Any, nets: Mapping[str, Any]) -> tuple[Design, Any]:
     """A fit with the user's modules."""
     if estimates.networks is None:
         raise DesignError("the saved fit has no networks: read it without nets=.")
@@ -136,7 +142,7 @@ def _put_back(design: Design, estimates: Estimates, nets: Mapping[str, Any]) -> 
     return dataclasses.replace(design, nets=terms), dataclasses.replace(estimates, networks=networks)
 
 
-def _call_state(fit: MixedFit) -> dict[str, Any]:
+def _call_state(fit: MixedFit | MultinomialFit) -> dict[str, Any]:
     """The arguments that are plain text or numbers; arrays are in the design."""
     control = fit.call.get("control")
     state: dict[str, Any] = {k: v for k, v in fit.call.items() if v is None or isinstance(v, (str, bool, int, float))}
@@ -148,7 +154,8 @@ def _call_state(fit: MixedFit) -> dict[str, Any]:
 def _control(state: dict[str, Any] | None) -> Control | None:
     if state is None:
         return None
-    return Control(**{**state, "training": Training(**state["training"])})
+    parts = {"training": Training(**state["training"]), "sampling": Sampling(**state.get("sampling", {}))}
+    return Control(**{**state, **parts})
 
 
 def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
@@ -164,6 +171,7 @@ def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
         "dropped": design.dropped,
         "dropped_at": [int(j) for j in design.dropped_at],
         "response": design.response,
+        "classes": design.classes,
         "random": [[t.group, t.column_names, t.covariance, t.label, t.options] for t in design.random],
         "nets": [_put_net(parts, k, net) for k, net in enumerate(design.nets)],
     }
@@ -212,6 +220,7 @@ def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
         dropped=tuple(meta["dropped"]),
         dropped_at=tuple(meta["dropped_at"]),
         response=meta["response"],
+        classes=tuple(meta.get("classes", ())),
         nets=tuple(_get_net(parts, k, net) for k, net in enumerate(meta["nets"])),
     )
 
@@ -219,7 +228,11 @@ def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
 _NUMBERS = ("sigma", "objective", "ldL2", "ldRX2", "pwrss", "wrss", "ussq", "objective_error")
 
 
-def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
+def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates) -> dict[str, Any]:
+    if isinstance(e, MultinomialEstimates):
+        from pylmernn.fit.save_multinomial import put_multinomial
+
+        return {"multinomial": put_multinomial(parts, e)}
     for name in ("theta", "beta", "unscaled_vcov"):
         parts.put(f"estimates.{name}", getattr(e, name))
     for k, (b, u) in enumerate(zip(e.b, e.u, strict=True)):
@@ -230,7 +243,7 @@ def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
     parts.put("estimates.numbers", np.array([getattr(e, name) for name in _NUMBERS]))  # exact, unlike decimal text
     generalized = None
     if isinstance(e, GeneralizedEstimates):
-        parts.put("estimates.phi", np.array([e.phi]))
+        parts.put("estimates.phi", np.atleast_1d(e.phi))
         generalized = {"family": str(e.family), "nAGQ": e.nAGQ}
     return {
         "generalized": generalized,
@@ -240,7 +253,11 @@ def _put_estimates(parts: Parts, e: Estimates) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
+def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates | MultinomialEstimates:
+    if "multinomial" in meta:
+        from pylmernn.fit.save_multinomial import get_multinomial
+
+        return get_multinomial(parts, meta["multinomial"])
     arrays, terms = parts.arrays, range(meta["terms"])
     convergence = Convergence(
         converged=meta["converged"],
@@ -252,8 +269,9 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates:
     numbers: dict[str, Any] = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
     generalized = meta.get("generalized")
     if generalized is not None:
-        phi = float(arrays["estimates.phi"][0])
-        numbers |= {"family": read_family(generalized["family"]), "nAGQ": generalized["nAGQ"], "phi": phi}
+        family, phi = read_family(generalized["family"]), arrays["estimates.phi"]
+        several = family.absorbs_constant
+        numbers |= {"family": family, "nAGQ": generalized["nAGQ"], "phi": phi if several else float(phi[0])}
     kind = Estimates if generalized is None else GeneralizedEstimates
     return kind(
         method=meta["method"],

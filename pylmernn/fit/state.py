@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.fit.predict import fixed_part, random_part
 from pylmernn.fit.summary import Header, argument_name
 from pylmernn.fit.varcorr import VarCorr, var_corr
 from pylmernn.formula import Formula, ModelFrame, parse
 from pylmernn.formula.design import Design, FloatArray
 from pylmernn.mean.networks import size_messages
+
+if TYPE_CHECKING:
+    from pylmernn.engines.chains import Draws
+
+#: R-hat above this says that chains have not mixed (Gelman & Rubin, 1992; Vehtari et al., 2021, would stop at 1.01).
+RHAT_LIMIT = 1.1
 
 
 class FitState:
@@ -74,7 +81,7 @@ class FitState:
     def _header(self) -> Header:
         name = getattr(self.call.get("data"), "attrs", {}).get("name") or self.call.get("data_name")
         return Header(
-            self.estimates.REML,
+            getattr(self.estimates, "REML", False),  # a fit by sampling has no such criterion
             expanded_text(self.frame.formula),
             argument_name(name),
             argument_name(self.call.get("weights")),
@@ -99,18 +106,38 @@ def expanded_text(formula: Formula) -> str:
     return text
 
 
-def fit_messages(estimates: Estimates) -> tuple[str, ...]:
-    """What is wrong with the optimum, and too large in the networks, in words; empty where nothing is."""
+def fit_messages(estimates: Estimates | MultinomialEstimates) -> tuple[str, ...]:
+    """What is wrong with the optimum or the sampling, and too large in the networks, in words."""
     found = []
     convergence = estimates.convergence
     if not convergence.converged:
         steepest = float(np.max(np.abs(convergence.gradient), initial=0.0))
-        found.append(
-            f"Model failed to converge: largest gradient of the objective is {steepest:.3g} after "
-            f"{convergence.n_evaluations} evaluations ({convergence.message})"
-        )
-    if estimates.singular:
+        where = f"largest gradient of the objective is {steepest:.3g} after {convergence.n_evaluations} evaluations"
+        why = f"{where} ({convergence.message})" if len(convergence.gradient) else convergence.message
+        found.append(f"Model failed to converge: {why}")
+    if getattr(estimates, "singular", False):
         found.append("boundary (singular) fit: see isSingular()")
+    draws = getattr(estimates, "draws", None)
+    if draws is not None:
+        found += sampling_messages(draws)
     if estimates.networks is not None:
         found += size_messages(estimates.networks)
     return tuple(found)
+
+
+def sampling_messages(draws: Draws) -> list[str]:
+    """What is wrong with the draws of a sampler, and what to try."""
+    found = []
+    nuts = draws.sampler == "nuts"
+    if draws.rhat > RHAT_LIMIT:
+        other = ", or sampler='polya-gamma' for a binomial (logit) or multinomial model" if nuts else ""
+        found.append(
+            f"the chains do not agree: R-hat is {draws.rhat:.2f} (1 where they do, above {RHAT_LIMIT} too large), so "
+            f"variances and effects are uncertain; try Sampling(warmup=..., draws=...) with larger numbers{other}"
+        )
+    if draws.divergences > 0:
+        found.append(
+            f"{draws.divergences} draws diverged, so parts of the posterior may be left out; try Sampling(step_size="
+            "...) with a smaller number, or a longer warmup"
+        )
+    return found

@@ -1,0 +1,407 @@
+"""``MultinomialFit``: an estimated mixed model of several classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.multinomial import MultinomialEstimates
+from pylmernn.fit import multinomial_predict, multinomial_tidy, refit
+from pylmernn.fit import predict as prediction
+from pylmernn.fit.generalized_summary import sampling_text
+from pylmernn.fit.multinomial_summary import ClassHeader, ClassSummary, class_short_text, coefficient_table
+from pylmernn.fit.multinomial_verbs import ClassEstimateVerbs, refused
+from pylmernn.fit.networks import network_text, short_network_text
+from pylmernn.fit.probabilities import marginal_softmax, most_likely, softmax
+from pylmernn.fit.reform import group_codes, selection
+from pylmernn.fit.update import update_formula
+from pylmernn.formula import ModelFrame
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RESIDUAL_TYPES = ("response", "pearson", "deviance")
+PREDICTION_TYPES = ("class", "response", "link")
+
+
+class MultinomialFit(ClassEstimateVerbs):
+    """A fitted multinomial mixed model, made by :func:`pylmernn.glmernn` with ``family="multinomial"``.
+
+    ``P(y_i = c) = softmax_c(x_i' beta_c + f_c(inputs_i) + sum_k z_ik' b_kc)``. The same number added in all classes
+    changes no probability, so fixed and random effects are reported with sum zero over classes. Verbs have lme4's
+    names; tables have a column or a row for each class.
+
+    Attributes
+    ----------
+    design : Design
+        The arrays of the model; ``design.y`` holds class codes.
+    estimates : MultinomialEstimates
+        What the engine found.
+    frame : ModelFrame
+        The door back to the user's columns.
+    call : dict
+        The arguments.
+    """
+
+    def __init__(
+        self, design: Design, estimates: MultinomialEstimates, frame: ModelFrame, call: dict[str, Any]
+    ) -> None:
+        super().__init__(design, estimates, frame, call)  # type: ignore[arg-type]
+
+    # ---- rows
+
+    def _table(self, values: FloatArray, index: pd.Index | None = None) -> pd.DataFrame:
+        """Values (m, C) under the labels of the rows and classes; without an index those of the data."""
+        if index is None:
+            index = self._all_row_names if self._pads else self._row_names
+            values = self.frame.pad(values) if self._pads else values
+        return pd.DataFrame(values, index=index, columns=pd.Index(self.classes, name="class"))
+
+    def _new_rows(
+        self, newdata: Any, chosen: prediction.Selection, na_action: str = "pass"
+    ) -> tuple[NewRows, FloatArray | None, pd.Index | None]:
+        """Rows to predict, what the networks say of them, and their labels (None for the rows of the fit)."""
+        networks = self.estimates.networks
+        if newdata is None:
+            return prediction.rows_of_fit(self.design), None if networks is None else networks.fitted, None
+        used = [bool(keep.any()) for keep in chosen]
+        rows = self.frame.new_data(newdata, self.design, random=used, na_action=na_action)
+        return rows, None if networks is None else networks.values(rows.nets), pd.Index(rows.row_names)
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        allow_new_levels: bool = False,
+        type: str = "class",
+        marginal: bool = True,
+        na_action: str = "pass",
+    ) -> pd.Series | pd.DataFrame:
+        """Predictions, of the data or of new rows.
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            By default the rows of the fit.
+        re_form : None, "NA" or str, default None
+            Which random effects take part: None all, "NA" (or "~0", False) none, or those of a formula, "~ (1 | g)".
+        allow_new_levels : bool, default False
+            Take levels the fit has not seen, instead of refusing them.
+        type : {"class", "response", "link"}
+            The most probable class, the probabilities, or the linear predictors, in which unseen levels count zero.
+        marginal : bool, default True
+            Average probabilities over the effects that an unseen level may have, N(0, Sigma); else take zero for them.
+        na_action : {"pass", "omit", "fail"}
+            Rows of newdata with missing values: give NaN, leave them out, or refuse.
+
+        Returns
+        -------
+        Series of classes, or DataFrame of rows by classes
+            Labelled as newdata.
+
+        Raises
+        ------
+        DesignError
+            For new levels without ``allow_new_levels``, missing columns, or an ``re_form`` the model does not have.
+
+        Notes
+        -----
+        Seen levels are at the posterior means of their effects. The average over unseen ones is exact for two classes
+        and by quasi-Monte Carlo for more, always the same, good to about 1e-3.
+        """
+        if type not in PREDICTION_TYPES:
+            raise DesignError(f"type is '{type}': use one of {', '.join(PREDICTION_TYPES)}.")
+        chosen = selection(self.design, re_form)
+        rows, f, index = self._new_rows(newdata, chosen, na_action)
+        if not allow_new_levels:
+            prediction.check_levels(self.design, rows, chosen, "average over the effects they may have")
+        eta = multinomial_predict.linear_predictor(self.estimates, rows, chosen, f)
+        if type == "link":
+            return self._table(eta, index)
+        variance = multinomial_predict.unseen_variance(self.estimates, rows, chosen) if marginal else np.zeros_like(eta)
+        probabilities = self._table(marginal_softmax(eta, variance), index)
+        return probabilities if type == "response" else most_likely(probabilities)
+
+    def _classes(self, codes: np.ndarray, index: pd.Index) -> pd.Series:
+        """Class codes as a factor; -1 is missing."""
+        names = pd.Index(self.classes)
+        return pd.Series(pd.Categorical.from_codes(codes.tolist(), categories=names), index=index)
+
+    def predict_proba(
+        self, newdata: Any = None, re_form: Any = None, allow_new_levels: bool = False, marginal: bool = True
+    ) -> pd.DataFrame:
+        """Probabilities of the classes, rows by classes; arguments as :meth:`predict`."""
+        found = self.predict(newdata, re_form, allow_new_levels, "response", marginal)
+        assert isinstance(found, pd.DataFrame)
+        return found
+
+    def fitted(self) -> pd.DataFrame:
+        """Fitted probabilities, rows by classes, random effects at their posterior means; labelled as the data."""
+        return self._table(softmax(self._eta))
+
+    def residuals(self, type: str = "response") -> pd.DataFrame | pd.Series:
+        """Residuals.
+
+        Parameters
+        ----------
+        type : {"response", "pearson", "deviance"}
+            "response" is one for the observed class and zero for the others, less the probabilities; "pearson" divides
+            that by ``sqrt(p (1 - p))``; "deviance" is ``sqrt(-2 log p)`` of the observed class, one
+            number a row, whose squares add up to :meth:`deviance`.
+        """
+        if type not in RESIDUAL_TYPES:
+            raise DesignError(f"residuals of type '{type}' are not known: use one of {', '.join(RESIDUAL_TYPES)}.")
+        if type == "deviance":
+            loglik = multinomial_predict.observed_loglik(self._eta, self.design.y)
+            return self._series(np.sqrt(np.maximum(-2.0 * loglik, 0.0)))
+        p = softmax(self._eta)
+        raw = (self.design.y[:, None] == np.arange(p.shape[1])) - p
+        if type == "pearson":
+            raw = raw / np.sqrt(np.maximum(p * (1.0 - p), np.finfo(float).tiny))
+        return self._table(raw)
+
+    resid = residuals
+
+    def simulate(
+        self,
+        nsim: int = 1,
+        seed: int | np.random.Generator | None = None,
+        use_u: bool = False,
+        re_form: Any = "NA",
+        newdata: Any = None,
+        allow_new_levels: bool = False,
+    ) -> pd.DataFrame:
+        """New classes drawn from the fitted model.
+
+        Parameters
+        ----------
+        nsim : int, default 1
+        seed : int or numpy Generator, optional
+        use_u : bool, default False
+            Keep all random effects at their posterior means (``re_form=None``).
+        re_form : None, "NA" or str, default "NA"
+            Which random effects to keep at their posterior means; the others are drawn anew.
+        newdata : DataFrame, optional
+            By default the rows of the fit.
+        allow_new_levels : bool, default False
+            Draw effects for levels the fit has not seen, instead of refusing them.
+
+        Returns
+        -------
+        DataFrame of factors, shape (rows, nsim)
+            Columns sim_1, sim_2, ...
+        """
+        if nsim < 1:
+            raise DesignError(f"nsim is {nsim}: ask for at least one simulation.")
+        everything = selection(self.design, None)
+        chosen = everything if use_u else selection(self.design, re_form)
+        rows, f, index = self._new_rows(newdata, everything)
+        unseen: list[np.ndarray | None] = [None] * len(self.design.random)
+        if newdata is not None:
+            if not allow_new_levels:
+                prediction.check_levels(self.design, rows, everything, "draw effects for them")
+            unseen = [group_codes(self.frame, newdata, term.label) for term in self.design.random]
+        rng = np.random.default_rng(seed)
+        codes = multinomial_predict.simulate(self.design, self.estimates, rows, f, chosen, unseen, nsim, rng)
+        index = self._row_names if index is None else index
+        return pd.DataFrame({f"sim_{i + 1}": self._classes(codes[:, i], index) for i in range(nsim)})
+
+    def codes_of(self, newdata: Any) -> np.ndarray:
+        """Class codes of the response in new rows, (m,); -1 where it is missing or no class of the model.
+
+        Raises
+        ------
+        DesignError
+            Where the response is not in the data.
+        """
+        table, name = as_pandas(newdata), self.design.response
+        if name not in table:
+            raise DesignError(f"newdata has no column '{name}': it needs the response to compare with.")
+        return np.asarray(pd.Index(self.classes).get_indexer(pd.Index(_labels(table[name]))))
+
+    def model_frame(self) -> pd.DataFrame:
+        """The variables of the model, one row for each row in use; the response as a factor of its classes."""
+        table, name = self.frame.frame.copy(), self.design.response
+        labels = np.array(self.classes, dtype=object)[self.design.y.astype(np.intp)]
+        if name in table and not np.array_equal(table[name].astype(str).to_numpy(dtype=object), labels):
+            table[name] = pd.Categorical(labels, categories=list(self.classes))  # of a refit, the new one
+        return table
+
+    # ---- the same model again
+
+    def refit(self, newresp: Any) -> MultinomialFit:
+        """The same model on another response, by sampling anew.
+
+        Parameters
+        ----------
+        newresp : array, Series or DataFrame with one column
+            A class for each row in use (or for each row of the data, before missing values were dropped).
+
+        Raises
+        ------
+        DesignError
+            Where the length is wrong, a class is not one of the model, or does not occur.
+        """
+        from pylmernn.engines.generalized_methods import GENERALIZED_METHODS
+        from pylmernn.families import FamilyError, read_family
+
+        codes = pd.Index(self.classes).get_indexer(pd.Index(_labels(newresp)))
+        y = refit.response_values(codes, self.design.n, self.frame.all_rows, np.asarray(self.frame.omitted))
+        if (y < 0).any():
+            at = int(np.flatnonzero(y < 0)[0])
+            raise DesignError(f"newresp has no class of the model in row {at + 1}: use {', '.join(self.classes)}.")
+        design = self.design.with_response(y)
+        try:
+            family = read_family("multinomial")
+            family.check(y, np.ones(len(y)), self.design.response)
+        except FamilyError as error:
+            raise DesignError(str(error)) from None
+        estimates = GENERALIZED_METHODS["mcem"](design, family, 1, self.call.get("control"), None)
+        fit = type(self)(design, estimates, self.frame, self.call)
+        for message in fit._messages:
+            warnings.warn(message, UserWarning, stacklevel=2)
+        return fit
+
+    def update(self, formula: str | None = None, **arguments: Any) -> Any:
+        """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there."""
+        from pylmernn.glm import glmernn
+
+        given = {**self.call, **arguments}
+        call = {name: value for name, value in given.items() if name not in ("data_name", "REML")}
+        if call.get("data") is None:
+            raise DesignError("this fit was loaded from a file and holds no data: give update(data=...).")
+        call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
+        return glmernn(**call)
+
+    # ---- text, tables, pictures, files
+
+    @property
+    def _header(self) -> ClassHeader:
+        plain = super()._header
+        counts = np.bincount(self.design.y.astype(np.intp), minlength=len(self.classes))
+        classes = tuple(zip(self.classes, counts.tolist(), strict=True))
+        how = sampling_text(self.estimates.draws)
+        return ClassHeader(**dataclasses.asdict(plain), classes=classes, sampling=how)
+
+    @property
+    def _sampling(self) -> dict[str, str | float]:
+        draws = self.estimates.draws
+        return {
+            "sampler": draws.sampler, "chains": draws.n_chains, "draws": draws.n_draws, "R-hat": draws.rhat,
+            "ESS": draws.ess, "divergences": draws.divergences,
+        }  # fmt: skip
+
+    def summary(self) -> ClassSummary:
+        """The fit at a glance; printing it gives lme4's layout.
+
+        Returns
+        -------
+        ClassSummary
+            With ``sampling``, ``deviance``, ``varcor``, ``coefficients``, ``vcov``, ``ngrps`` and ``text(digits)``.
+        """
+        networks = self.estimates.networks
+        return ClassSummary(
+            header=self._header,
+            sampling=self._sampling,
+            deviance=self.deviance(),
+            varcor=self.VarCorr(),
+            ngrps=self.ngrps(),
+            nobs=self.nobs(),
+            coefficients=coefficient_table(self.fixef(), self._fixed_errors),
+            vcov=pd.DataFrame() if self.estimates.fixed_covariance is None else self.vcov(),
+            messages=self._messages,
+            networks=() if networks is None else tuple(network_text(networks, self.design, self._importance)),
+        )
+
+    def __str__(self) -> str:
+        text = class_short_text(
+            self._header, self.deviance(), self.VarCorr(), self.ngrps(), self.nobs(), self.fixef(),
+            self._messages,
+        )  # fmt: skip
+        networks = self.estimates.networks
+        return "\n".join([text, *([] if networks is None else short_network_text(networks))])
+
+    __repr__ = __str__
+
+    def tidy(
+        self,
+        effects: str | Sequence[str] = ("fixed", "ran_pars"),
+        scales: str = "sdcor",
+        conf_int: bool = False,
+        conf_level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Estimates as rows, in the shape of broom.mixed, with a column for the class.
+
+        Parameters
+        ----------
+        effects : str or list of {"fixed", "ran_pars", "ran_vals", "ran_coefs"}
+        scales : {"sdcor", "vcov"}
+            Standard deviations and correlations, or variances and covariances.
+        conf_int : bool, default False
+            Also conf.low and conf.high.
+        conf_level : float, default 0.95
+        """
+        table = coefficient_table(self.fixef(), self._fixed_errors)
+        return multinomial_tidy.tidy(
+            effects, scales, table, self.VarCorr(), self.ranef(condVar=True), self.coef(),
+            conf_level if conf_int else None,
+        )  # fmt: skip
+
+    def glance(self) -> pd.DataFrame:
+        """One row of numbers about the fit."""
+        sampling = {name.lower().replace("-", ""): value for name, value in self._sampling.items()}
+        row = {"nobs": self.nobs(), "classes": len(self.classes), "deviance": self.deviance(), **sampling}
+        return pd.DataFrame([row])
+
+    augment = refused("augment()", "use fitted() and residuals()")
+
+    def plot(self, kind: str = "ranef", **options: Any) -> Axes | Figure:
+        """A picture of the fit (needs matplotlib).
+
+        Parameters
+        ----------
+        kind : str, default "ranef"
+            "ranef": posterior means with their intervals, a panel for each class (a caterpillar plot). "distribution":
+            of the effects of each factor and class, where ``row=`` marks those of one row (Tschalzev et al., 2024,
+            Figure 3). "trace": variances over the draws. "calibration" and "roc": by class, of ``newdata=`` where
+            given. Of networks: "history", "importance" and "partial".
+        **options
+            See :mod:`pylmernn.fit.plot_multinomial`.
+
+        Returns
+        -------
+        matplotlib Axes or Figure
+        """
+        from pylmernn.fit import plot_multinomial
+
+        return plot_multinomial.draw(self, kind, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the fit in one file (safetensors, with JSON text), readable by :func:`pylmernn.load`.
+
+        Parameters
+        ----------
+        path : path
+            Written whole or not at all.
+        """
+        from pylmernn.fit import save
+
+        save.save(self, path)
+
+
+def _labels(newresp: Any) -> list[str]:
+    """A response as class names."""
+    if isinstance(newresp, pd.DataFrame):
+        if newresp.shape[1] != 1:
+            raise DesignError(f"newresp has {newresp.shape[1]} columns: refit takes one response at a time.")
+        newresp = newresp.iloc[:, 0]
+    return [str(value) for value in newresp]
