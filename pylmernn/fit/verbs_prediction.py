@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from pylmernn.engines.network_variance import Calibration
-from pylmernn.fit import diagnostics, intervals
+from pylmernn.fit import diagnostics, intervals, update_ranef
 from pylmernn.fit import predict as prediction
 from pylmernn.fit import simulate as simulation
 from pylmernn.fit.reform import group_codes, selection
 from pylmernn.fit.state import FitState
+from pylmernn.formula.append import append_rows
 from pylmernn.formula.design import DesignError, FloatArray, NewRows
 
 
@@ -140,6 +141,49 @@ class PredictionVerbs(FitState):
     @cached_property
     def _calibration(self) -> Calibration:
         return intervals.calibration_of(self.design, self.estimates)
+
+    def update_random_effects(self, newdata: Any) -> Self:
+        """The fit with random effects that know more rows: conditional modes given the old and the new ones.
+
+        Fixed effects, variances, dispersion and networks stay as they were estimated, so that a level which the fit
+        has not seen gets its effect from a few rows, without a refit.
+
+        Parameters
+        ----------
+        newdata : DataFrame
+            New rows with the response, of old levels, new ones or both. Rows that lack a value are left out.
+
+        Returns
+        -------
+        MixedFit or GeneralizedFit
+            Of all rows. What was sampled is left behind: the effects of a model fitted by method "mcem" become modes.
+
+        Raises
+        ------
+        DesignError
+            For random terms that are no bars, or weights or an offset that were given as values.
+
+        Examples
+        --------
+        >>> import pylmernn
+        >>> data = pylmernn.datasets.load("sleepstudy")
+        >>> fit = pylmernn.lmernn("Reaction ~ Days + (1 | Subject)", data[data["Subject"] != "372"])
+        >>> after = fit.update_random_effects(data[data["Subject"] == "372"].head(3))
+        >>> after.fixef().equals(fit.fixef()), after.ranef()["Subject"].loc["372"].round(1).tolist()
+        (True, [14.4])
+        """
+        update_ranef.check_terms(self.design)
+        rows = self._new_rows(newdata, True)
+        family = getattr(self.estimates, "family", None)
+        design, frame, kept = append_rows(
+            self.design, self.frame, newdata, rows, self.call.get("weights"), None if family is None else family.name
+        )
+        estimates, networks = self.estimates, self.estimates.networks
+        if networks is not None:
+            f = networks.values([inputs[kept] for inputs in rows.nets])
+            networks = update_ranef.longer_networks(networks, f)
+        estimates = dataclasses.replace(update_ranef.updated_estimates(design, estimates), networks=networks)
+        return type(self)(design, estimates, frame, {**self.call, "data": None})
 
     def simulate(
         self,
