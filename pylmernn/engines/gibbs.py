@@ -117,7 +117,7 @@ class PolyaGammaGibbs:
         Tensor (S, Q, C)
         """
         self.iterations = 0
-        rows = b.transpose(1, 2).contiguous()
+        rows = b.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         base = offset.to(torch.float64).T.contiguous()
         if self.n_classes == 1:
             eta = self.effects.to_rows(self.effects.cell_eta(rows[:, 0])) + base
