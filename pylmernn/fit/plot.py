@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from pylmernn.fit import plot_fields, plot_networks
+from pylmernn.fit import plot_classes, plot_fields, plot_networks
 from pylmernn.fit.networks import plot_history
 from pylmernn.fit.predict import fixed_part
+from pylmernn.formula.append import new_response
 from pylmernn.formula.design import DesignError, FloatArray
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ def draw(fit: MixedFit, kind: str, **options: Any) -> Axes | Figure:
         "caterpillar": caterpillar,
         "qq": qq,
         "shrinkage": shrinkage,
+        "distribution": distribution,
+        "calibration": calibration,
+        "roc": roc,
         "history": history,
         "predicted": plot_networks.predicted,
         "importance": plot_networks.importance,
@@ -149,6 +153,74 @@ def caterpillar(fit: MixedFit, group: str | None = None, level: float = 0.95, so
         f"Random effects of {name}: modes and {100 * level:g}% intervals (orange: apart from zero)", fontsize=10
     )
     return figure
+
+
+def distribution(fit: MixedFit, row: int = 0, mark: bool = True) -> Figure:
+    """The distribution of the effects of every grouping factor on one scale, with the marks of one row.
+
+    Wide ones matter most; the marks say what the model holds of this row (Tschalzev et al. 2024, Figure 3).
+
+    Parameters
+    ----------
+    row : int, default 0
+        Position among the rows in use.
+    mark : bool, default True
+        Whether to mark its effects.
+    """
+    n = fit.design.n
+    if not -n <= row < n:
+        raise DesignError(f"row is {row}, but the model has {n} rows (counted from 0).")
+    panels = []
+    for term, b in zip(fit.design.random, fit.estimates.b, strict=True):
+        level = int(term.codes[row])
+        for j, column in enumerate(term.column_names):
+            name = term.group if column == "(Intercept)" else f"{term.group}: {column}"
+            value = float(b[level, j]) if mark else None
+            panels.append(plot_classes.Effects(name, b[:, j], value, str(term.levels[level])))
+    scale = f"the linear predictor of {fit.design.response}" if fit.isGLMM() else fit.design.response
+    title = f"Random effects; dashed: those of row {fit._row_names[row]}" if mark else "Random effects"
+    return plot_classes.distributions(panels, f"effect on {scale}", title)
+
+
+def calibration(fit: MixedFit, bins: int = 10, newdata: Any = None, ax: Axes | None = None) -> Axes:
+    """Observed shares against predicted probabilities in bins of equal size, with 95% limits.
+
+    Parameters
+    ----------
+    bins : int, default 10
+    newdata : DataFrame, optional
+        Rows with the response, whose levels may be new; by default those of the fit, which flatter it: random effects
+        have learnt from them.
+    ax : Axes, optional
+    """
+    return plot_classes.calibration(*_classes(fit, "calibration", newdata), bins=bins, ax=ax)
+
+
+def roc(fit: MixedFit, newdata: Any = None, ax: Axes | None = None) -> Axes:
+    """True against false positive rates at every threshold, with the area under the curve.
+
+    Parameters
+    ----------
+    newdata : DataFrame, optional
+        As in :func:`calibration`.
+    ax : Axes, optional
+    """
+    return plot_classes.roc(*_classes(fit, "roc", newdata), ax=ax)
+
+
+def _classes(fit: MixedFit, kind: str, newdata: Any) -> tuple[FloatArray, FloatArray, list[str], FloatArray | None]:
+    """Probabilities (n, C), shares (n, C), names of the classes, and trials (n,)."""
+    if not hasattr(fit, "predict_proba"):
+        raise DesignError(f"plot('{kind}') is for classes, and this is a linear model: use kind='predicted'.")
+    if newdata is None:
+        table, y, trials = fit.predict_proba().dropna(), fit.design.y, fit.design.weights
+    else:
+        y, trials = new_response(fit.design, fit.frame, newdata, fit.call.get("weights"), fit._family.name)  # type: ignore[attr-defined]
+        table = fit.predict_proba(newdata, allow_new_levels=True)
+        whole = np.isfinite(y) & table.notna().all(axis=1).to_numpy()
+        table, y, trials = table[whole], y[whole], None if trials is None else trials[whole]
+    shares = np.column_stack([1.0 - y, y]) if table.shape[1] == 2 else plot_classes.indicators(y, table.shape[1])
+    return table.to_numpy(), shares, [str(name) for name in table.columns], trials
 
 
 def qq(fit: MixedFit, group: str | None = None) -> Figure:

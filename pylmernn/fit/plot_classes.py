@@ -93,13 +93,15 @@ def calibration(
     """
     ax = _axes(ax, (5.4, 5.0))
     ax.axline((0, 0), slope=1, color=GREY, lw=1.0)
-    shown = _shown(shares)
+    shown, top = _shown(shares), 0.1
     for colour, c in zip(COLOURS, shown, strict=False):
         table = calibration_table(probabilities[:, c], shares[:, c], trials, bins)
         x, y = table["predicted"], table["observed"]
         bars = [np.maximum(y - table["lwr"], 0.0), np.maximum(table["upr"] - y, 0.0)]
         ax.errorbar(x, y, bars, color=colour, fmt="-o", ms=4.5, lw=1.2, elinewidth=1.0, label=classes[c])
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="observed share, with 95% limits")
+        top = max(top, float(table[["predicted", "upr"]].to_numpy().max()))
+    limits = (-0.02, 1.02) if top > 0.7 else (-0.02 * top, 1.05 * top)  # rare classes fill the picture too
+    ax.set(xlim=limits, ylim=limits, ylabel="observed share, with 95% limits")
     ax.set_xlabel(f"predicted probability of {classes[shown[0]]}" if len(shown) == 1 else "predicted probability")
     ax.set_aspect("equal")
     if len(shown) > 1:
@@ -257,7 +259,7 @@ def distributions(effects: Sequence[Effects], xlabel: str, title: str = "") -> F
     figure, axes = plt.subplots(
         len(effects), 1, figsize=(6.6, 1.15 * len(effects) + 1.3), sharex=True, squeeze=False, layout="constrained"
     )
-    reach = 1.06 * max(float(np.abs(e.values).max(initial=0.0)) for e in effects) or 1.0
+    reach = max(float(np.abs(e.values).max(initial=0.0)) + 2.5 * bandwidth(e.values) for e in effects) or 1.0
     grid = np.linspace(-reach, reach, 400)
     for ax, effect in zip(axes[:, 0], effects, strict=True):
         top = 1.0
@@ -274,6 +276,7 @@ def distributions(effects: Sequence[Effects], xlabel: str, title: str = "") -> F
             ax.annotate(
                 f"{effect.level}: {effect.mark:+.2f}", (effect.mark, 0.93 * top), (-5 if right else 5, 0),
                 textcoords="offset points", ha="right" if right else "left", va="top", fontsize=9, color=ORANGE,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
             )  # fmt: skip
         ax.axvline(0, color=GREY, lw=0.7)
         ax.set(ylim=(0, 1.12 * top), xlim=(-reach, reach), yticks=[])
@@ -285,11 +288,18 @@ def distributions(effects: Sequence[Effects], xlabel: str, title: str = "") -> F
     return figure
 
 
-def smooth_density(values: FloatArray, grid: FloatArray) -> FloatArray:
-    """Gaussian kernel density of values on a grid, bandwidth by Silverman's (1986) rule, (g,)."""
+def bandwidth(values: FloatArray) -> float:
+    """Silverman's (1986) rule for a Gaussian kernel; 0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
     quartiles = np.quantile(values, [0.25, 0.75])
     spread = min(float(values.std()), float(quartiles[1] - quartiles[0]) / 1.349) or float(values.std())
-    width = max(0.9 * spread * len(values) ** -0.2, float(grid[1] - grid[0]))
+    return 0.9 * spread * len(values) ** -0.2
+
+
+def smooth_density(values: FloatArray, grid: FloatArray) -> FloatArray:
+    """Gaussian kernel density of values on a grid, bandwidth by Silverman's (1986) rule, (g,)."""
+    width = max(bandwidth(values), float(grid[1] - grid[0]))
     pick = np.random.default_rng(0).permutation(len(values))[:20_000]  # enough for a curve
     z = (grid[:, None] - values[pick]) / width
     return np.asarray(np.exp(-0.5 * z * z).mean(axis=1) / (width * np.sqrt(2.0 * np.pi)))

@@ -54,9 +54,7 @@ def append_rows(
     """
     table = as_pandas(data)
     env = Evaluator(table, frame.state, False, FUNCTIONS)
-    value = _like_classes(read_response(env, frame.formula, family), design)
-    y, trials = _numbers(value, design, family)
-    prior = _weights(env, design, weights, trials)
+    value, y, prior = _read(env, design, frame, weights, family)
     groups = [_group(env, frame, term) for term in design.random]
     whole = _complete(rows, [np.asarray(g.codes) for g in groups]) & np.isfinite(y)
     if prior is not None:
@@ -81,6 +79,25 @@ def append_rows(
         ),
     )
     return longer, _longer_frame(frame, design.n, env, value, table, kept, weights), kept
+
+
+def new_response(
+    design: Design, frame: ModelFrame, data: Any, weights: Any = None, family: str | None = None
+) -> tuple[FloatArray, FloatArray | None]:
+    """The response of new data as that of a fit, (m,), NaN where missing, and weights (m,) where the fit has them.
+
+    Parameters and errors as in :func:`append_rows`.
+    """
+    _, y, prior = _read(Evaluator(as_pandas(data), frame.state, False, FUNCTIONS), design, frame, weights, family)
+    return y, prior
+
+
+def _read(
+    env: Evaluator, design: Design, frame: ModelFrame, weights: Any, family: str | None
+) -> tuple[Value, FloatArray, FloatArray | None]:
+    value = _like_classes(read_response(env, frame.formula, family), design)
+    y, trials = _numbers(value, design, family)
+    return value, y, _weights(env, design, weights, trials)
 
 
 def _like_classes(value: Value, design: Design) -> Value:

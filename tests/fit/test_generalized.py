@@ -174,7 +174,7 @@ def test_a_saved_fit_is_the_same(family, cbpp, tmp_path):
 
 def test_pictures(fit):
     pytest.importorskip("matplotlib").use("Agg")
-    for kind in ("residuals", "ranef", "qq"):
+    for kind in ("residuals", "ranef", "qq", "calibration", "roc", "distribution"):
         assert fit.plot(kind) is not None
     with pytest.raises(DesignError, match="linear mixed models only"):
         fit.plot("shrinkage")

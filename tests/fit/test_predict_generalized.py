@@ -195,3 +195,25 @@ def test_ordinal_residuals_simulation_and_text(ordinal, ordered):
     with pytest.raises(DesignError, match="of the linear predictor"):
         ordinal.predict(type="response", se_fit=True)
     assert ordinal.predict(se_fit=True)["se"].gt(0).all()
+
+
+# ---- pictures
+
+
+def test_pictures_of_classes_on_new_rows(binary, bacteria, fit, ordinal):
+    pytest.importorskip("matplotlib").use("Agg")
+    from pylmernn.fit.plot_classes import auc
+
+    rows = bacteria.sample(120, random_state=1).assign(ID="new")
+    p = binary.predict_proba(rows, allow_new_levels=True).iloc[:, 1].to_numpy()
+    legend = binary.plot("roc", newdata=rows).get_legend().get_texts()[0].get_text()
+    y = (rows["y"] == bacteria["y"].cat.categories[1]).to_numpy(dtype=float)
+    assert legend == f"AUC {auc(p, y):.3f}"
+    assert "probability of y" in binary.plot("calibration").get_xlabel()
+    assert len(ordinal.plot("roc").get_legend().get_texts()) == 4
+    figure = fit.plot("distribution", row=3)
+    assert figure.axes[0].texts[0].get_text() == f"1: {fit.ranef()['herd'].loc['1'].iloc[0]:+.2f}"
+    with pytest.raises(DesignError, match="counted from 0"):
+        fit.plot("distribution", row=999)
+    with pytest.raises(DesignError, match="for classes"):
+        pylmernn.lmernn("Yield ~ 1 + (1 | Batch)", datasets.load("Dyestuff")).plot("roc")
