@@ -3,12 +3,13 @@
 #' What the networks of a fit have learnt
 #'
 #' `history()` has a row for each epoch of the training. `importance()` says how much the mean squared error rises when
-#' one input is permuted among the rows, as share of the variance of the response: up to 5,000 rows are used, held-out
-#' ones where there are any, each with networks that have not learnt from it. Inputs that carry the same information
-#' share their importance. `partial_dependence()` is the networks' part of the mean against one or two of their inputs,
+#' one input is permuted among the rows, as share of the variance of the response; of a generalized model the deviance,
+#' as share of that of a constant mean. Up to 5,000 rows are used, held-out ones where there are any, each with networks
+#' that have not learnt from it. Inputs that carry the same information share their importance. `partial_dependence()` is
+#' the networks' part of the mean (of a generalized model, of the linear predictor) against one or two of their inputs,
 #' averaged over the others.
 #'
-#' @param x A fit by [lmernn()]; for `history()` also nothing, which is [utils::history()].
+#' @param x A fit by [lmernn()] or [glmernn()]; for `history()` also nothing, which is [utils::history()].
 #' @param n_repeats Permutations of each input.
 #' @param seed Of the permutations and of the rows that are used.
 #' @param inputs Names of one or two inputs, as written in `nn()`. Where several networks take an input it moves in all
@@ -18,7 +19,8 @@
 #' @param ... Ignored; for `history()` arguments of [utils::history()].
 #' @return Data frames: `history()` with columns member, epoch, loss, validation and validation_levels (errors at rows
 #'   and at whole levels held out), sigma and seconds; `importance()` with network, input, importance and se (its
-#'   standard error over the permutations); `partial_dependence()` with one column for each input, and f.
+#'   standard error over the permutations); `partial_dependence()` with one column for each input, and f; of a multinomial
+#'   model with a row for each class, named in a column class.
 #' @seealso [plot.merModNN()] draws them.
 #' @name networks
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
@@ -70,11 +72,13 @@ partial_dependence.merModNN <- function(x, inputs, grid_size = 40, seed = 0, ...
   sent <- send_fit(x)
   meta <- c(sent$meta, list(inputs = as_array(as.character(inputs)), grid_size = as.integer(grid_size),
                             seed = as.integer(seed)))
-  columns <- call_python("partial_dependence", meta, sent$buffers, sent$modules)$arrays
+  reply <- call_python("partial_dependence", meta, sent$buffers, sent$modules)
+  columns <- reply$arrays
   levels <- unlist(lapply(unname(x$networks$inputs), `[[`, "levels"), recursive = FALSE)
   for (name in inputs) {
     if (!is.null(levels[[name]])) columns[[name]] <- factor(levels[[name]][columns[[name]] + 1], levels[[name]])
   }
+  if (!is.null(reply$class)) columns <- append(columns, list(class = factor(reply$class, x$classes)), length(inputs))
   as.data.frame(columns, optional = TRUE)
 }
 

@@ -196,6 +196,8 @@ report_fit <- function(fit) {
   }
   if (grepl("best networks so far", fit$convergence$message, fixed = TRUE)) {
     warning(fit$convergence$message, ".", call. = FALSE)
+  } else if (!fit$convergence$converged && length(fit$convergence$gradient) == 0L) {
+    warning("the fit has not converged: ", fit$convergence$message, ".", call. = FALSE)
   } else if (!fit$convergence$converged) {
     warning(sprintf("the fit has not converged (%s): the largest gradient is %.2g after %d evaluations.",
                     fit$convergence$message, max(0, abs(fit$convergence$gradient)), fit$convergence$n_evaluations),

@@ -29,7 +29,7 @@ class_messages <- function(object) {
 
 # Title, family, formula and classes with their numbers of rows.
 print_class_header <- function(call, classes, draws, deviance, blank) {
-  cat("Generalized linear mixed model fit by Monte Carlo EM ['multinomialModNN']\n")
+  cat("Generalized linear mixed model fit by Monte Carlo EM [multinomialModNN]\n")
   cat(" Family: multinomial  ( softmax )\n")
   lme4::.prt.call(call)
   counts <- paste0("Classes: ", paste0(names(classes), " (", classes, ")", collapse = ", "))
@@ -88,15 +88,13 @@ print_class_coefficients <- function(x, digits) {
   labels <- paste0(" ", x$columns)
   heads <- paste0("class ", unique(x$of_class), ":")
   rownames(table) <- formatC(labels, width = -max(nchar(c(labels, heads))))
-  lines <- utils::capture.output(stats::printCoefmat(table, digits = digits, signif.legend = FALSE))
-  starred <- any(table[, 4L] < 0.1, na.rm = TRUE)
+  lines <- utils::capture.output(stats::printCoefmat(table, digits = digits))
   cat(lines[1L], sep = "\n")
   for (class in unique(x$of_class)) {
     cat(paste0("class ", class, ":"), lines[1L + which(x$of_class == class)], sep = "\n")
   }
-  if (starred) {
-    cat("---\nSignif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1\n")
-  }
+  legend <- lines[-seq_len(1L + nrow(table))]
+  if (length(legend)) cat(legend, sep = "\n")
 }
 
 #' @rdname multinomial

@@ -116,20 +116,29 @@ term_columns <- function(object, k, frame = object$frame) {
 }
 
 # A fit as rdoor.py reads it: list(meta, buffers, modules), with its networks where they are wanted.
-send_fit <- function(object, networks = !is.null(object$networks)) {
-  model <- model_of(object)
+send_fit <- function(object, networks = !is.null(object$networks), model = model_of(object)) {
   if (networks) model$networks <- object$networks$inputs
   sent <- send_design(model)
   kept <- if (networks) send_kept_networks(object)
   list(
     meta = c(sent$meta, list(method = object$method, REML = object$REML, sigma = object$sigma, networks = kept$meta),
              if (isGLMM(object)) list(family = object$settings$family, nAGQ = object$nAGQ, generalized = TRUE)),
-    buffers = c(
-      sent$buffers, as_buffers(object$theta), if (length(object$beta)) as_buffers(unname(object$beta)),
-      unlist(lapply(object$b, as_buffers), recursive = FALSE), if (isGLMM(object)) as_buffers(object$phi), kept$buffers
-    ),
+    buffers = c(sent$buffers, if (is.null(object$classes)) send_estimates(object) else send_class_estimates(object),
+                kept$buffers),
     modules = if (networks) own_modules(object$networks$inputs)
   )
+}
+
+send_estimates <- function(object) {
+  c(as_buffers(object$theta), if (length(object$beta)) as_buffers(unname(object$beta)),
+    unlist(lapply(object$b, as_buffers), recursive = FALSE), if (isGLMM(object)) as_buffers(object$phi))
+}
+
+send_class_estimates <- function(object) {
+  of_terms <- Map(function(...) lapply(list(...), as_buffers), object$b, object$variances, object$covariances,
+                  object$covariance_errors)
+  c(if (length(object$beta)) as_buffers(object$beta), as_buffers(object$eta),
+    unlist(unname(of_terms), recursive = FALSE) |> unlist(recursive = FALSE))
 }
 
 # The arrays of the model again, for another trip to Python. The terms are in lme4's order already.

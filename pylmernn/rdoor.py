@@ -9,16 +9,21 @@ functions in :mod:`pylmernn.rgeneralized`; R finds them here.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from pylmernn.api import method_for, progress_bar
 from pylmernn.engines import network_variance
+from pylmernn.engines.alternating import with_networks
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.methods import METHODS
+from pylmernn.engines.pirls import GeneralizedEstimates
+from pylmernn.engines.pirls_variances import mode_variance
 from pylmernn.engines.variances import conditional_variance as _conditional_variance
 from pylmernn.engines.variances import prediction_variance as _prediction_variance
+from pylmernn.fit import update_ranef
 from pylmernn.fit.effects import partial_dependence as _partial_dependence
 from pylmernn.fit.importance import permutation_importance
 from pylmernn.fit.losses import loss_of
@@ -96,14 +101,15 @@ def importance(meta: dict[str, Any], read: Reader) -> Reply:
 
 @answer
 def partial_dependence(meta: dict[str, Any], read: Reader) -> Reply:
-    """The mean of f against the inputs ``meta["inputs"]``; factors as level codes."""
+    """The mean of f against the inputs ``meta["inputs"]``; factors as level codes, classes as names in the header."""
     design, estimates = read_fit(meta, read)
     networks = _networks_of(estimates)
     table = _partial_dependence(design, networks, meta["inputs"], {}, meta["grid_size"], meta["seed"])
-    return {}, {str(name): column.to_numpy() for name, column in table.items()}
+    header = {"class": table.pop("class").tolist()} if design.classes and "class" in table else {}
+    return header, {str(name): column.to_numpy() for name, column in table.items()}
 
 
-def _networks_of(estimates: Estimates) -> Networks:
+def _networks_of(estimates: Any) -> Networks:
     if estimates.networks is None:
         raise DesignError("this model has no network.")
     return estimates.networks
@@ -114,6 +120,30 @@ def conditional_variance(meta: dict[str, Any], read: Reader) -> Reply:
     """``Var(b | y)`` of a fitted model, sent as :func:`~pylmernn.rprotocol.read_fit` has it."""
     design, estimates = read_fit(meta, read)
     return {}, {f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))}
+
+
+@answer
+def update_random_effects(meta: dict[str, Any], read: Reader) -> Reply:
+    """Random effects of a fit whose design has grown: effects sent (zeros) are not read.
+
+    The offset of the first ``meta["known"]`` rows has the networks in it, that of the new ones has not; the values of
+    the networks there come back as ``networks.fitted`` of all rows.
+    """
+    design, estimates = read_fit(meta, read)
+    update_ranef.check_terms(design)
+    networks, known = estimates.networks, meta["known"]
+    if networks is not None:
+        f = networks.values([net.inputs[known:] for net in design.nets])
+        networks = update_ranef.longer_networks(networks, f)
+        design = with_networks(design, np.concatenate([np.zeros(known), f]))
+    found = dataclasses.replace(update_ranef.updated_estimates(design, estimates), networks=networks)
+    header, arrays = send_estimates(design.random, design, found)
+    if isinstance(found, GeneralizedEstimates):
+        arrays |= {f"v{k}": v for k, v in enumerate(mode_variance(design, found))}
+    if networks is not None:
+        header["networks"], kept = send_networks(networks, design)
+        arrays |= kept
+    return header, arrays
 
 
 @answer

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pylmernn.engines.chains import Draws
 from pylmernn.engines.estimates import Convergence, Estimates
+from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.families import read_family
 from pylmernn.fit.save import Parts, get_networks
@@ -18,6 +21,7 @@ from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTe
 from pylmernn.mean.networks import Networks, with_modules
 
 FloatArray = NDArray[np.float64]
+CONVERGED = Convergence(converged=True, gradient=np.empty(0), n_evaluations=0, message="", seconds=0.0)
 
 
 class Reader:
@@ -41,11 +45,15 @@ class Reader:
 
     def matrix(self, rows: int, columns: int) -> FloatArray:
         """A matrix column by column, as R stores it; in several buffers where one would be beyond R's 2 GB."""
+        return self.array((rows, columns))
+
+    def array(self, shape: tuple[int, ...]) -> FloatArray:
+        """An array whose first dimension varies fastest, as R stores it."""
         parts: list[FloatArray] = []
-        while sum(map(len, parts)) < rows * columns:
+        while sum(map(len, parts)) < math.prod(shape):
             parts.append(self.vector())
         flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0), *parts])
-        return flat.reshape((rows, columns), order="F")
+        return flat.reshape(shape, order="F")
 
     def integers(self) -> NDArray[np.int32]:
         """The next buffer as 32-bit integers."""
@@ -108,7 +116,7 @@ def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
     )
 
 
-def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
+def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Any]:
     """A fitted model as R keeps it: what variances, intervals and importances are computed from.
 
     Parameters
@@ -118,17 +126,20 @@ def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
         with the keys of :func:`read_networks`; for generalized models ``family`` and ``nAGQ``.
     read : Reader
         The buffers of the design, theta, beta, b of each term (q, d), phi for generalized models, then those of the
-        networks.
+        networks. For multinomial models see :func:`_read_multinomial`.
 
     Returns
     -------
     Design, Estimates
-        GeneralizedEstimates for generalized models.
+        GeneralizedEstimates for generalized models, MultinomialEstimates for multinomial ones; terms in the order sent.
     """
-    _, design = read_design(meta, read)
+    terms, design = read_design(meta, read)
+    design = dataclasses.replace(design, random=tuple(terms))
+    family = read_family(meta["family"]) if meta.get("family") else None
+    if family is not None and family.name == "multinomial":
+        return design, _read_multinomial(meta, read, design)
     theta, beta = read.vector(), read.matrix(design.p, 1)[:, 0]
     b = tuple(np.ascontiguousarray(read.matrix(term.width, term.n_levels).T) for term in design.random)
-    family = read_family(meta["family"]) if meta.get("family") else None
     phi = None if family is None else read.vector()
     estimates = Estimates(
         method=meta["method"],
@@ -146,7 +157,7 @@ def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
         wrss=np.nan,
         ussq=np.nan,
         singular=False,
-        convergence=Convergence(converged=True, gradient=np.empty(0), n_evaluations=0, message="", seconds=0.0),
+        convergence=CONVERGED,
         networks=read_networks(meta["networks"], read) if meta.get("networks") else None,
     )
     if family is None or phi is None:
@@ -154,6 +165,46 @@ def read_fit(meta: Mapping[str, Any], read: Reader) -> tuple[Design, Estimates]:
     plain = {field.name: getattr(estimates, field.name) for field in dataclasses.fields(estimates)}
     given = phi if family.absorbs_constant else float(phi[0])
     return design, GeneralizedEstimates(**plain, family=family, phi=given, nAGQ=meta["nAGQ"])
+
+
+def _read_multinomial(meta: Mapping[str, Any], read: Reader, design: Design) -> MultinomialEstimates:
+    """Buffers: beta (p, C), eta (n, C), then b, posterior variances (q, d, C), covariances (C, d, d) and errors of log
+    variances (C, d) of each term in turn, then those of the networks.
+    """
+    C = len(design.classes)
+    beta, eta = read.matrix(design.p, C), read.matrix(design.n, C)
+    parts: list[list[FloatArray]] = [[], [], [], []]
+    for term in design.random:
+        q, d = term.n_levels, term.width
+        for part, shape in zip(parts, [(q, d, C), (q, d, C), (C, d, d), (C, d)], strict=True):
+            part.append(read.array(shape))
+    b, variances, covariances, errors = (tuple(part) for part in parts)
+    none = np.empty((0, 0, 0))
+    return MultinomialEstimates(
+        method=meta["method"],
+        classes=design.classes,
+        beta=beta,
+        fixed_covariance=None,
+        b=b,
+        variances=variances,
+        covariances=covariances,
+        covariance_errors=errors,
+        eta=eta,
+        draws=Draws(
+            b=(),
+            variances=none,
+            names=(),
+            rhat=np.nan,
+            ess=np.nan,
+            divergences=0,
+            accept=np.nan,
+            sampler="",
+            n_chains=0,
+            n_draws=0,
+        ),
+        convergence=CONVERGED,
+        networks=read_networks(meta["networks"], read) if meta.get("networks") else None,
+    )
 
 
 def read_networks(meta: Mapping[str, Any], read: Reader) -> Networks:
