@@ -27,7 +27,6 @@ from pylmernn.engines.crossfitting import (
     Member,
     fitted_networks,
     held_out,
-    parts_held_out,
     settle,
     some_rows,
     train,
@@ -84,7 +83,7 @@ def fit(
     held = held_out(design, training)
     members = new_members(design, family, control, training, specs, held)
     best, stopped = train(members, held, training, callback)
-    networks = fitted_networks(design, specs, members, held, best, CRITERION)
+    networks = fitted_networks(design, specs, members, held, best, CRITERION, family.absorbs_constant)
     given = dataclasses.replace(with_networks(design, networks.fitted), nets=())
     estimates = pirls.fit(given, family, final_nodes(design, nAGQ), control)
     if stopped:
@@ -192,14 +191,6 @@ class GeneralizedMember(Member):
         density = top + np.log((nodes.weights[rows] * np.exp(logs - top[:, None])).sum(axis=1))
         return float(-2.0 * density.sum()), float(self.weights[rows].sum())
 
-    @staticmethod
-    def combine(rows: float, levels: float, held: Split) -> float:
-        """The mean, weighted by the numbers of rows and of levels held out."""
-        parts = parts_held_out(rows, levels, held)
-        if not parts:
-            return float("nan")
-        return float(np.average([value for value, _ in parts], weights=[count for _, count in parts]))
-
 
 def new_members(
     design: Design,
@@ -225,9 +216,7 @@ def new_members(
         learned = some_rows(design, rows)
         _check_learned(learned)
         part = GeneralizedPart(design, rows, learned, family, control.device, parameters)
-        members.append(
-            GeneralizedMember(design, family, rows, modules, features, training, part, training.seed + k)
-        )
+        members.append(GeneralizedMember(design, family, rows, modules, features, training, part, training.seed + k))
     return members
 
 

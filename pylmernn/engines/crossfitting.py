@@ -85,9 +85,15 @@ class Member(ABC):
         """Sum of the losses at some rows, and the sum of their weights."""
 
     @staticmethod
-    @abstractmethod
     def combine(rows: float, levels: float, held: Split) -> float:
-        """One criterion of the mean losses at single rows and at rows of whole levels; nan without either."""
+        """One criterion of the mean losses at single rows and at rows of whole levels; nan without either.
+
+        Their mean, weighted by the numbers of rows and of levels held out, as it is right for log-densities.
+        """
+        parts = parts_held_out(rows, levels, held)
+        if not parts:
+            return float("nan")
+        return float(np.average([value for value, _ in parts], weights=[count for _, count in parts]))
 
 
 def with_networks(design: Design, f: FloatArray) -> Design:
@@ -203,15 +209,19 @@ def fitted_networks(
     held: Split,
     best: Best,
     criterion: str = "mean squared error",
+    centred: bool = False,
 ) -> Networks:
-    """The members as they were in the best epoch; f out of fold where every row is held out from one of them."""
+    """The members as they were in the best epoch; f out of fold where every row is held out from one of them.
+
+    f is centred where X holds a constant, or where it is ``centred`` because something else makes up for one.
+    """
     for member, state in zip(members, best.states, strict=True):
         member.trainer.restore(state)
     values = [member.scale * member.trainer.values() for member in members]
     f = values[0]
     if len(members) > 1:
         f = np.array(values)[held.member, np.arange(design.n)] - fold_trends(design.X, values, held.member)
-    has_constant = any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
+    has_constant = centred or any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
     shift = f.mean(axis=0) if has_constant else np.zeros(f.shape[1:])
     history = {"member": [float(k) for k, m in enumerate(members) for _ in m.history["epoch"]]}
     for name in HISTORY:

@@ -98,7 +98,7 @@ class GeneralizedPart:
     def update(self, f: FloatArray) -> None:
         """Solve for f (n,) of all rows; search the parameters in every ``every``-th call."""
         problem = self.problem
-        problem.offset = (self.offset + f)[self.rows]
+        problem.replace_offset((self.offset + f)[self.rows])
         search = self._calls % self.every == 0
         if search:
             start = problem.start() if self._x is None else self._x
@@ -107,8 +107,9 @@ class GeneralizedPart:
         assert self._x is not None
         self._calls += 1
         m = problem.n_theta
-        self.phi = problem.phi(self._x)
-        at = problem.evaluate(problem.templates(self._x), self._x[m : m + self.design.p], self.phi)
+        phi = problem.phi(self._x)
+        at = problem.evaluate(problem.templates(self._x), self._x[m : m + self.design.p], phi)
+        self.phi = problem.family.shifted(phi, -problem.constant(at.modes.beta))
         self.beta = problem.working.transform @ at.modes.beta
         self.fixed = self.offset + self.design.X @ self.beta
         self.nodes = self._discrete(at) if at.quadrature is not None else self._normal(at, search)

@@ -1,0 +1,375 @@
+"""The random part of a generalized model by sampling: the E-step of Monte Carlo EM, and its steps in the parameters.
+
+A chain of all random effects at once goes on while the linear predictor of the fixed part changes. Variances, fixed
+effects and the dispersion move by stochastic steps on the marginal likelihood: the score of the complete data,
+averaged over draws (Fisher's identity), times the inverse of the information of the model with the effects integrated
+out (:mod:`pylmernn.engines.sampled_moments`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pylmernn.engines.effects import Effects, Prior
+from pylmernn.engines.gibbs import Conditional, NormalEffects, PolyaGammaGibbs, draw_shift
+from pylmernn.engines.likelihood import EffectsDensity, Likelihood
+from pylmernn.engines.nuts import Nuts
+from pylmernn.engines.sampled_moments import Information, information, second_moments
+from pylmernn.engines.sampling_options import Sampling
+from pylmernn.families import Family
+from pylmernn.formula.design import Design, DesignError
+
+FloatArray = NDArray[np.float64]
+
+SMALLEST_VARIANCE = 1e-8
+LONGEST_STEP = 1.0  # of a log-variance
+RIDGE = 0.03  # share of the complete information that is added to that in the likelihood
+CAUTION, WAIT = (
+    0.25,
+    5,
+)  # of steps by the No-U-Turn sampler, whose chains follow more slowly: share, and transitions before
+CLASSES_A_SWEEP = 20  # drawn in one transition during training, at random, where there are more
+LEAST_ACCEPTANCE, TARGET = 1e-3, 0.8  # of the faithful preset, and of the default
+
+
+class SampledPart:
+    """Chains of all random effects, and the parameters that go with them.
+
+    Parameters
+    ----------
+    design : Design
+        Of the rows to learn from.
+    family : Family
+    n_classes : int
+        C of a multinomial model, else 1.
+    sampling : Sampling
+    seed : int
+    chains : int
+    device : str or torch.device
+
+    Attributes
+    ----------
+    b : Tensor (S, Q, C)
+        Effects of each chain.
+    beta : ndarray, shape (p, C)
+    covariances : list of ndarray, shape (C, d_k, d_k)
+    phi : float or ndarray
+    divergences : int
+    accept : float
+        Of the last transition; 1 for Gibbs sampling.
+    adapting : bool
+        Whether the step size of the No-U-Turn sampler still changes.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        family: Family,
+        n_classes: int,
+        sampling: Sampling,
+        seed: int,
+        chains: int = 1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.design, self.family, self.n_classes, self.sampling = design, family, n_classes, sampling
+        self.sampler = sampler_for(family, design, sampling)
+        self.effects = Effects(design.random, device)
+        self.generator = torch.Generator(device=self.effects.device).manual_seed(seed)
+        self._chosen = np.random.default_rng(seed)
+        self.X = self._send(design.X)
+        self.y = self._send(design.y)
+        self.weights = self._send(np.ones(design.n) if design.weights is None else design.weights)
+        self.covariances = [
+            np.broadcast_to(np.eye(t.width), (n_classes, t.width, t.width)).copy() for t in design.random
+        ]
+        self.beta = np.zeros((design.p, n_classes))
+        self.phi = start_dispersion(family, design)
+        self.likelihood = Likelihood(family, self.y, self.weights, n_classes, self.phi)
+        self.divergences, self.accept, self._moved = 0, 1.0, 0
+        self.adapting = True
+        self._gibbs: PolyaGammaGibbs | None = None
+        self._nuts: Nuts | None = None
+        if self.sampler == "polya-gamma":
+            self._gibbs = PolyaGammaGibbs(self.effects, self.y, self.weights, n_classes, self.generator)
+        self.b = self.prior().draw(chains, self.generator)
+        self.mean = torch.zeros_like(self.b[0])
+        self.known = torch.stack([self._known()] * n_classes, dim=1)
+        self._informations: dict[int, Information] = {}
+        self._reset()
+
+    def _send(self, values: FloatArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(self.effects.device)
+
+    def _known(self) -> Tensor:
+        """Whether each effect's level has rows (Q,)."""
+        seen = [
+            np.repeat(np.bincount(term.codes, minlength=term.n_levels) > 0, term.width) for term in self.design.random
+        ]
+        return torch.from_numpy(np.concatenate(seen)).to(self.effects.device)
+
+    def prior(self) -> Prior:
+        """Of the effects, with the present covariances."""
+        return Prior(self.effects, [self._send(np.linalg.inv(covariance)) for covariance in self.covariances])
+
+    @property
+    def columns(self) -> list[tuple[int, int]]:
+        """Term and column of the variances that move on their own: those without covariances."""
+        return [
+            (k, s)
+            for k, term in enumerate(self.design.random)
+            if term.width == 1 or term.covariance == "diag"
+            for s in range(term.width)
+        ]
+
+    # ---- the E-step
+
+    def transitions(self, f: FloatArray, number: int, kept: int, every_class: bool = True) -> Tensor:
+        """Move the chains for f (n, C) of the rows, and remember what the parameters need of the draws kept.
+
+        Parameters
+        ----------
+        f : ndarray, shape (n, C)
+            Networks and offset.
+        number, kept : int
+            Transitions, and how many of the last are kept.
+        every_class : bool, default True
+            Whether to draw the effects of all classes in each, however many.
+
+        Returns
+        -------
+        Tensor (kept, S, Q, C)
+        """
+        self.offset = self._send(f) + self.X @ self._send(self.beta)
+        prior = self.prior()
+        self._reset()
+        draws = []
+        for k in range(number):
+            keep = k >= number - kept
+            self.b = self._sweep(prior, keep, every_class) if self._gibbs is not None else self._trajectory(prior)
+            self._moved += 1
+            if keep:
+                draws.append(self.b)
+                if self._gibbs is None:
+                    self._remember(prior)
+        self._average()
+        return torch.stack(draws)
+
+    def _reset(self) -> None:
+        self._moments: list[list[list[Tensor]]] = [[] for _ in range(self.n_classes)]
+        self._means: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
+        self._scores: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
+        self._last: dict[int, tuple[NormalEffects, Tensor, Tensor]] = {}
+
+    def _sweep(self, prior: Prior, keep: bool, every_class: bool) -> Tensor:
+        """One sweep of the Gibbs sampler."""
+        assert self._gibbs is not None
+        classes = None
+        if not every_class and self.n_classes > CLASSES_A_SWEEP:
+            classes = sorted(self._chosen.choice(self.n_classes, CLASSES_A_SWEEP, replace=False).tolist())
+        self._gibbs.observe = self._see if keep else None
+        b = self._gibbs.sweep(self.b, self.offset, prior, classes)
+        return b if classes is None else draw_shift(b, prior, self.generator)
+
+    def _see(self, given: Conditional) -> None:
+        c = given.c
+        self._moments[c].append(second_moments(given))
+        self._means[c].append(given.mean.mean(dim=0))
+        self._scores[c].append((given.residual @ self.X).mean(dim=0))
+        self._last[c] = (given.system, given.omega, given.mean)
+
+    def _trajectory(self, prior: Prior) -> Tensor:
+        """One transition of the No-U-Turn sampler."""
+        density = EffectsDensity(self.effects, prior, self.likelihood, self.offset)
+        x = self.b.reshape(len(self.b), -1)
+        faithful = self.sampling.preset == "faithful"
+        if self._nuts is None:
+            self._nuts = Nuts(density, self.sampling.step_size, None, generator=self.generator)
+        nuts = self._nuts
+        nuts.log_density = density
+        if not faithful:
+            nuts.inverse_mass = density.inverse_mass(x)
+        moved = nuts.transition(x)
+        self.accept = float(moved.accept.mean())
+        self.divergences += int(moved.divergent.sum())
+        if faithful and self.accept < LEAST_ACCEPTANCE:
+            nuts.step_size /= 2.0
+        elif not faithful and self.adapting:
+            nuts.adapt(moved.accept, TARGET)
+        b = density.unflatten(moved.x)
+        return draw_shift(b, prior, self.generator) if self.n_classes > 1 and not faithful else b
+
+    def _remember(self, prior: Prior) -> None:
+        """What the parameters need of a draw by the No-U-Turn sampler; omega is the expected information."""
+        eta = self.effects.eta(self.b) + self.offset
+        omega = self.likelihood.information(eta)
+        score = self.likelihood.value_and_score(eta)[1]
+        parts = self.effects.split(self.b)
+        for c in range(self.n_classes):
+            self._moments[c].append(
+                [torch.einsum("sqd,sqe->de", part[..., c], part[..., c]) / len(self.b) for part in parts]
+            )
+            self._means[c].append(self.b[:, :, c].mean(dim=0))
+            self._scores[c].append((score[:, :, c] @ self.X).mean(dim=0))
+            weights = omega[:, :, c].contiguous()
+            system = NormalEffects(self.effects, self.effects.to_cells(weights), prior.only(c))
+            self._last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
+
+    def _average(self) -> None:
+        """A running mean of the effects, which forgets."""
+        for c, means in enumerate(self._means):
+            if means:
+                new = torch.stack(means).mean(dim=0)
+                self.mean[:, c] += 0.3 * (new - self.mean[:, c])
+        self.mean *= self.known
+
+    def conditional_mean(self) -> Tensor:
+        """Mean of the effects (Q, C) over chains and the draws kept last, given omega where there is one."""
+        return torch.stack([torch.stack(means).mean(dim=0) for means in self._means], dim=1)
+
+    # ---- steps in the parameters
+
+    def step(self, gain: float, fixed: bool, inform: bool = True) -> None:
+        """Move variances, fixed effects and the dispersion.
+
+        Parameters
+        ----------
+        gain : float
+            1 for a whole step.
+        fixed : bool
+            Whether the fixed effects move too.
+        inform : bool, default True
+            Whether to compute the information anew where it is known.
+        """
+        if self._gibbs is None and self.sampling.preset != "faithful":
+            if self._moved < WAIT:
+                return
+            gain *= CAUTION
+        for c in self._last:
+            if inform or c not in self._informations:
+                self._informations[c] = self._inform(c)
+            if self.sampling.preset == "faithful":
+                self._last_variances(c)
+            else:
+                self._step_variances(c, gain)
+        if fixed and self.design.p:
+            self._step_fixed(gain)
+        if np.size(self.family.unconstrained(self.phi)):
+            self._step_dispersion(gain)
+
+    def _inform(self, c: int) -> Information:
+        system, omega, mean = self._last[c]
+        variances = [float(self.covariances[k][c, s, s]) for k, s in self.columns]
+        return information(system, omega, mean, self.X, self.columns, variances)
+
+    def _second_moments(self, c: int) -> list[FloatArray]:
+        """Mean over levels of ``E[b b']`` of each term (d_k, d_k)."""
+        drawn = self._moments[c]
+        return [
+            torch.stack([one[k] for one in drawn]).mean(dim=0).cpu().numpy() / term.n_levels
+            for k, term in enumerate(self.design.random)
+        ]
+
+    def _last_variances(self, c: int) -> None:
+        """Variances over the levels of the present draw, as the authors' code has them."""
+        for k, part in enumerate(self.effects.split(self.b)):
+            drawn = part[0, :, :, c].cpu().numpy()
+            moment = np.cov(drawn.T, bias=True).reshape(drawn.shape[1], -1)
+            kept = np.diag(np.diagonal(moment)) if self.design.random[k].covariance == "diag" else moment
+            self.covariances[k][c] = kept + SMALLEST_VARIANCE * np.eye(len(kept))
+
+    def _step_variances(self, c: int, gain: float) -> None:
+        """A Newton step for logarithms of single variances, a step of EM for whole covariance matrices."""
+        moments = self._second_moments(c)
+        columns = self.columns
+        if columns:
+            now = np.array([self.covariances[k][c, s, s] for k, s in columns])
+            complete = 0.5 * np.array([self.design.random[k].n_levels for k, _ in columns])
+            score = complete * (np.array([moments[k][s, s] for k, s in columns]) / now - 1.0)
+            H = self._informations[c].variances.cpu().numpy() + np.diag(RIDGE * complete)
+            move = np.clip(np.linalg.solve(H, score), -LONGEST_STEP, LONGEST_STEP)
+            for (k, s), value in zip(columns, now * np.exp(gain * move), strict=True):
+                self.covariances[k][c, s, s] = max(float(value), SMALLEST_VARIANCE)
+        single = {k for k, _ in columns}
+        for k, moment in enumerate(moments):
+            if k not in single:
+                mixed = (1.0 - gain) * self.covariances[k][c] + gain * 0.5 * (moment + moment.T)
+                self.covariances[k][c] = mixed + SMALLEST_VARIANCE * np.eye(len(mixed))
+
+    def _step_fixed(self, gain: float) -> None:
+        """A Newton step for beta; classes move together, which calls for shorter steps the fewer they are."""
+        share = 1.0 if self.n_classes == 1 else (self.n_classes - 1) / self.n_classes
+        for c in self._last:
+            score = torch.stack(self._scores[c]).mean(dim=0).cpu().numpy()
+            H = self._informations[c].fixed.cpu().numpy()
+            self.beta[:, c] += gain * share * np.linalg.lstsq(H, score, rcond=None)[0]
+        if self.n_classes > 1:
+            self.beta -= self.beta.mean(axis=1, keepdims=True)
+
+    def _step_dispersion(self, gain: float) -> None:
+        """A step towards the dispersion that the present draws make most likely."""
+        from scipy.optimize import minimize
+
+        eta = (self.effects.eta(self.b) + self.offset)[:, :, 0].cpu().numpy()
+        y, weights = self.design.y, self.weights.cpu().numpy()
+
+        def objective(x: FloatArray) -> tuple[float, FloatArray]:
+            phi = self.family.from_unconstrained(x)
+            value, slope = 0.0, np.zeros(len(x))
+            for row in eta:
+                value -= float(self.family.step(y, weights, row, phi).loglik.sum())
+                by_phi = self.family.by_dispersion(y, weights, row, phi).loglik
+                slope -= self.family.chain(phi).T @ np.atleast_2d(by_phi).sum(axis=1)
+            return value, slope
+
+        x = self.family.unconstrained(self.phi)
+        found = minimize(objective, x, jac=True, method="L-BFGS-B", options={"maxiter": 20}).x
+        self.phi = self.likelihood.phi = self.family.from_unconstrained(x + gain * np.clip(found - x, -1.0, 1.0))
+
+    # ---- what it knows
+
+    def variance_errors(self) -> list[FloatArray]:
+        """Standard errors (C, d_k) of the logarithms of the variances; without information, of complete data."""
+        out = [np.full((self.n_classes, t.width), np.sqrt(2.0 / t.n_levels)) for t in self.design.random]
+        for c, known in self._informations.items():
+            H = known.variances.cpu().numpy()
+            if len(H):
+                errors = np.sqrt(np.maximum(np.diagonal(np.linalg.pinv(H)), 0.0))
+                for (k, s), error in zip(self.columns, errors, strict=True):
+                    out[k][c, s] = error
+        return out
+
+    def fixed_information(self, c: int) -> FloatArray:
+        """``X' V^-1 X`` (p, p) of class c."""
+        return np.asarray(self._informations[c].fixed.cpu().numpy())
+
+
+def sampler_for(family: Family, design: Design, sampling: Sampling) -> str:
+    """Which sampler is meant.
+
+    Raises
+    ------
+    DesignError
+        Where Pólya-Gamma variables are asked for, but the model is not logistic or has weights that are not whole.
+    """
+    weights = design.weights
+    whole = weights is None or bool(((weights >= 1) & (weights == np.rint(weights))).all())
+    logistic = family.name == "multinomial" or str(family) == "binomial(logit)"
+    if sampling.sampler == "polya-gamma" and not (logistic and whole):
+        what = str(family) if not logistic else "weights that are not whole numbers"
+        raise DesignError(
+            f"sampler 'polya-gamma' is for binomial(logit) and multinomial models, not {what}: use 'nuts'."
+        )
+    if sampling.sampler != "auto":
+        return sampling.sampler
+    return "polya-gamma" if logistic and whole and sampling.preset != "faithful" else "nuts"
+
+
+def start_dispersion(family: Family, design: Design) -> float | FloatArray:
+    """The dispersion to start from."""
+    if family.name == "multinomial":
+        return 1.0
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    return family.begin(design.y, weights)[1]
