@@ -16,6 +16,7 @@ from pylmernn.training.options import Training
 Order = NDArray[np.intp]
 
 CHUNK = 8  # rows of one level that stay together when rows are shuffled
+PARTS = 4  # a batch has of different levels, at the least
 
 
 class Orders:
@@ -69,13 +70,13 @@ class LevelOrders(Orders):
     """Rows of one grouping factor, for likelihoods that take a level at a time.
 
     Whole levels are held out too, as ``training.holdout`` says. Rows come in random order, but level by level; levels
-    of more than an eighth of a batch come in parts, so that a batch is never of a few levels only.
+    of more than a quarter of a batch come in parts, so that a batch is never of a few levels only.
     """
 
     def __init__(self, design: Design, rows: Order, training: Training, seed: int) -> None:
         assert training.batch_size is not None
         super().__init__(design, rows, training, seed)
-        self.chunk = max(CHUNK, training.batch_size // 8)
+        self.chunk = largest_part(training.batch_size)
 
     def _held_out(self, rows: Order, training: Training) -> Order:
         seed = int(self.rng.integers(2**31))
@@ -83,7 +84,12 @@ class LevelOrders(Orders):
         return np.flatnonzero(held.member == 0)
 
 
-def level_batches(codes: NDArray[Any], size: int) -> list[slice]:
+def largest_part(batch_size: int) -> int:
+    """Rows of one level that stay together in likelihoods that take a level at a time."""
+    return max(CHUNK, batch_size // PARTS)
+
+
+def level_batches(codes: NDArray[Any], size: int, longest: int) -> list[slice]:
     """Consecutive batches of about ``size`` rows that do not cut a run of rows of one level.
 
     Parameters
@@ -91,6 +97,8 @@ def level_batches(codes: NDArray[Any], size: int) -> list[slice]:
     codes : ndarray, shape (n,)
         Level of each row, in the order in which they come.
     size : int
+    longest : int
+        Longer runs may be cut after so many rows.
 
     Returns
     -------
@@ -100,15 +108,22 @@ def level_batches(codes: NDArray[Any], size: int) -> list[slice]:
     Examples
     --------
     >>> import numpy as np
-    >>> level_batches(np.array([0, 0, 0, 1, 1, 2, 2, 2]), 4)
+    >>> level_batches(np.array([0, 0, 0, 1, 1, 2, 2, 2]), 4, 3)
     [slice(0, 5, None), slice(5, 8, None)]
     """
     n = len(codes)
-    ends = np.append(np.flatnonzero(codes[1:] != codes[:-1]) + 1, n)
+    ends = np.append(np.flatnonzero(_run_starts(codes, longest))[1:], n)
     wanted = np.array([part.start for part in batches(n, size)], dtype=np.intp)
     starts = np.unique(ends[np.searchsorted(ends, wanted[1:])])
     starts = np.concatenate([[0], starts[starts < n - 1]])  # a single row would be too few for batch norms
     return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def _run_starts(level: NDArray[Any], longest: int) -> NDArray[np.bool_]:
+    """Where a run of one level starts (n,), or goes on after ``longest`` rows."""
+    first = np.concatenate([[True], level[1:] != level[:-1]])
+    place = np.arange(len(level)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+    return np.asarray(place % longest == 0)
 
 
 def level_chunks(codes: NDArray[np.int32], rows: Order, size: int, rng: np.random.Generator) -> Order:
@@ -139,8 +154,5 @@ def level_chunks(codes: NDArray[np.int32], rows: Order, size: int, rng: np.rando
     """
     mixed = rng.permutation(rows)
     mixed = mixed[np.argsort(codes[mixed], kind="stable")]
-    level = codes[mixed]
-    first = np.concatenate([[True], level[1:] != level[:-1]])
-    place = np.arange(len(mixed)) - np.flatnonzero(first)[np.cumsum(first) - 1]
-    chunk = np.cumsum(first | (place % size == 0)) - 1
+    chunk = np.cumsum(_run_starts(codes[mixed], size)) - 1
     return mixed[np.argsort(rng.permutation(chunk[-1] + 1)[chunk], kind="stable")]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pylmernn.engines.batchorders import Order, level_batches
+from pylmernn.engines.batchorders import Order, largest_part, level_batches
 from pylmernn.engines.batchvariances import Variances
 from pylmernn.engines.marginal import Rows
 from pylmernn.engines.minibatch import BatchTrainer
@@ -33,8 +33,8 @@ from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 
-CLOSE, CLOSER = 0.05, 1e-6  # how near to a mode nodes are centred, in its standard deviations: in a batch, else
-STEPS, MORE_STEPS = 6, 30  # Newton steps at most
+CLOSE, CLOSER = 0.2, 1e-6  # how near to a mode nodes are centred, in its standard deviations: in a batch, else
+STEPS = 30  # of Newton's method, at most
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LevelNodes:
 def fixed_nodes(nodes: Nodes, n_levels: int) -> LevelNodes:
     """The nodes of the prior for every level."""
     u = np.broadcast_to(nodes.z, (n_levels, *nodes.z.shape))
-    return LevelNodes(np.ascontiguousarray(u), np.tile(nodes.log_weights, (n_levels, 1)))
+    return LevelNodes(u.copy(), np.tile(nodes.log_weights, (n_levels, 1)))
 
 
 def adaptive_nodes(nodes: Nodes, u: FloatArray, M: FloatArray) -> LevelNodes:
@@ -104,7 +104,6 @@ def level_modes(
     phi: Dispersion,
     u: FloatArray,
     tolerance: float = CLOSER,
-    steps: int = MORE_STEPS,
 ) -> tuple[FloatArray, FloatArray]:
     """Newton's method for the modes of all levels at once; each level halves the steps that do not help it.
 
@@ -117,11 +116,9 @@ def level_modes(
     Lambda : ndarray, shape (d, d)
     phi : float or ndarray
     u : ndarray, shape (q, d)
-        Where to start.
+        Where to start; from zero where that is too far away.
     tolerance : float
         Length of the last step, in standard deviations of the level's posterior.
-    steps : int
-        At most.
 
     Returns
     -------
@@ -132,9 +129,9 @@ def level_modes(
     ZL, d = rows.Z @ Lambda, u.shape[1]
     kept, best = np.zeros_like(u), np.full(len(u), -np.inf)
     M = np.broadcast_to(np.eye(d), (len(u), d, d)).copy()
-    move = u
+    move = begin = u
     with np.errstate(all="ignore"):
-        for _ in range(steps):
+        for _ in range(STEPS):
             u = kept + move
             eta = fixed + np.einsum("is,is->i", ZL, u[rows.codes])
             step = family.step(rows.y, rows.weights, eta, phi)
@@ -150,6 +147,8 @@ def level_modes(
             move = np.where(better[:, None], newton, 0.5 * move)
             if np.einsum("js,jst,jt->j", move, M, move).max() < tolerance**2:
                 return kept + move, M
+    if begin.any():
+        return level_modes(family, rows, fixed, Lambda, phi, np.zeros_like(begin), tolerance)
     return kept, M
 
 
@@ -260,6 +259,7 @@ class QuadratureTrainer(BatchTrainer):
         self.family, self.nodes, self.adaptive, self.learn = family, nodes, adaptive, learn
         self.coordinates = torch.tensor(family.unconstrained(phi), dtype=torch.float64, requires_grad=True)
         self.u = np.zeros((self.observed.n_levels, self.observed.Z.shape[1]))
+        self._fresh = False  # whether u are modes at the parameters as they are
         with torch.no_grad():
             self.beta.copy_(torch.from_numpy(beta))
         scalars = [self.psi, self.beta, self.coordinates]
@@ -268,7 +268,7 @@ class QuadratureTrainer(BatchTrainer):
     def _batches(self, order: Order) -> list[slice]:
         if not self.adaptive:
             return super()._batches(order)
-        return level_batches(self.observed.codes[order], self.batch_size)
+        return level_batches(self.observed.codes[order], self.batch_size, largest_part(self.batch_size))
 
     def _loss(self, fixed: torch.Tensor, more: Rows) -> torch.Tensor:
         offset, y, weights, Z, codes = more
@@ -279,7 +279,7 @@ class QuadratureTrainer(BatchTrainer):
         if self.adaptive:
             rows = Observed(y.numpy(), weights.numpy(), Z.numpy(), local, len(levels))
             given, factor = fixed.detach().numpy(), Lambda.detach().numpy()
-            found = level_modes(self.family, rows, given, factor, self.phi, self.u[levels], CLOSE, STEPS)
+            found = level_modes(self.family, rows, given, factor, self.phi, self.u[levels], CLOSE)
             nodes = adaptive_nodes(self.nodes, *found)
         batch = [y, weights, Z, torch.from_numpy(local)]
         return -torch.logsumexp(log_terms(self.family, batch, fixed, Lambda, nodes, phi), dim=1).sum()
@@ -313,7 +313,20 @@ class QuadratureTrainer(BatchTrainer):
 
     def epoch(self, order: Order) -> float:
         """See :meth:`BatchTrainer.epoch`."""
+        if self.adaptive and not self._fresh:
+            self._find_modes()
+        self._fresh = False
         return super().epoch(order) - self._constant(order)
+
+    def _find_modes(self) -> tuple[FloatArray, FloatArray, LevelNodes]:
+        """Linear predictors of all rows without random effects, Lambda, and the nodes about all modes as they are."""
+        fixed = self.offset + evaluate(self.modules, self.features) + self.X.numpy() @ self.beta.detach().numpy()
+        with torch.no_grad():
+            Lambda = np.asarray(self._Lambda().numpy())
+        rows = self.observed.take(self.learn)
+        self.u, M = level_modes(self.family, rows, fixed[self.learn], Lambda, self.phi, self.u)
+        self._fresh = True
+        return fixed, Lambda, adaptive_nodes(self.nodes, self.u, M)
 
     def evaluate(self, order: Order) -> float:
         """Mean over held-out rows of the negative logarithm of their density.
@@ -323,19 +336,14 @@ class QuadratureTrainer(BatchTrainer):
         """
         if not self.adaptive:
             return super().evaluate(order) - self._constant(order)
-        fixed = self.offset + evaluate(self.modules, self.features)
-        fixed += self.X.numpy() @ self.beta.detach().numpy()
+        fixed, Lambda, nodes = self._find_modes()
+        rows, held = self.observed.take(self.learn), self.observed.take(order)
+        shares = posterior(self.family, rows, fixed[self.learn], Lambda, nodes, self.phi)
+        given = torch.from_numpy(fixed[order]), torch.from_numpy(Lambda), torch.from_numpy(nodes.u)
+        phi = torch.as_tensor(self.phi, dtype=torch.float64)
         with torch.no_grad():
-            Lambda = self._Lambda()
-        rows, phi = self.observed.take(self.learn), self.phi
-        self.u, M = level_modes(self.family, rows, fixed[self.learn], Lambda.numpy(), phi, self.u)
-        nodes = adaptive_nodes(self.nodes, self.u, M)
-        shares = posterior(self.family, rows, fixed[self.learn], Lambda.numpy(), nodes, phi)
-        held = as_tensors(self.observed.take(order))
-        given, u = torch.from_numpy(fixed[order]), torch.from_numpy(nodes.u)
-        with torch.no_grad():
-            logs = log_densities(self.family, held, given, Lambda, u, torch.as_tensor(phi, dtype=torch.float64))
-            predictive = torch.logsumexp(logs + torch.from_numpy(shares[held[3].numpy()]), dim=1)
+            logs = log_densities(self.family, as_tensors(held), *given, phi)
+            predictive = torch.logsumexp(logs + torch.from_numpy(shares[held.codes]), dim=1)
         return -float(predictive.mean()) - self._constant(order)
 
     def _constant(self, order: Order) -> float:
@@ -352,6 +360,7 @@ class QuadratureTrainer(BatchTrainer):
         super().restore(state)
         with torch.no_grad():
             self.coordinates.copy_(state["coordinates"])
+        self._fresh = False
 
 
 def observed(design: Design) -> Observed:
