@@ -13,10 +13,10 @@ from scipy.special import ndtr
 
 from pylmernn.engines.generalized_methods import GENERALIZED_METHODS
 from pylmernn.engines.pirls import GeneralizedEstimates
-from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
+from pylmernn.engines.pirls_variances import dispersion_covariance, fixed_covariance, mode_variance
 from pylmernn.families import FamilyError
 from pylmernn.fit import inference, profile
-from pylmernn.fit.generalized_summary import GeneralizedHeader, sampling_text, threshold_text
+from pylmernn.fit.generalized_summary import GeneralizedHeader, sampling_text, threshold_table, threshold_text
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.mixedfit import MixedFit
 from pylmernn.fit.predict_generalized import GeneralizedPrediction
@@ -61,8 +61,27 @@ class GeneralizedFit(GeneralizedPrediction, MixedFit):
     def summary(self) -> Summary:
         """The fit at a glance, as :meth:`MixedFit.summary`; of an ordinal model with its thresholds."""
         found = super().summary()
-        thresholds = tuple(threshold_text(self.estimates, self.design.classes))
-        return dataclasses.replace(found, networks=thresholds + found.networks)
+        if not self._family.categorical:
+            return found
+        return dataclasses.replace(found, networks=(*threshold_text(self.thresholds()), *found.networks))
+
+    def thresholds(self) -> pd.DataFrame:
+        """Thresholds between the classes of an ordinal model, which stand for the intercept.
+
+        Returns
+        -------
+        DataFrame, one row a threshold, ``"low|middle"``, ``"middle|high"``
+            Columns Estimate, Std. Error and z value; errors as those of :meth:`vcov`.
+
+        Raises
+        ------
+        DesignError
+            For any other family.
+        """
+        if not self._family.categorical:
+            raise DesignError(f"thresholds are for ordinal models, not for the {self._family.name} family.")
+        covariance = dispersion_covariance(self.design, self.estimates)
+        return threshold_table(np.asarray(self.estimates.phi), covariance, self.design.classes)
 
     def draws(self) -> Draws:
         """What method "mcem" sampled.
@@ -222,7 +241,7 @@ class GeneralizedFit(GeneralizedPrediction, MixedFit):
         """
         from pylmernn.glm import glmernn
 
-        given = {**self.call, **arguments}
+        given = {**self.call, "family": self._family, **arguments}
         call = {name: value for name, value in given.items() if name not in ("data_name", "REML")}
         if call.get("data") is None:
             raise DesignError("this fit holds no data: give update(data=...).")

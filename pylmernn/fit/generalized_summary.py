@@ -8,14 +8,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from pylmernn.fit import rtext
 from pylmernn.fit.probabilities import class_names
 from pylmernn.fit.summary import Header
+from pylmernn.formula.design import FloatArray
 
 if TYPE_CHECKING:
     from pylmernn.engines.chains import Draws
-    from pylmernn.engines.pirls import GeneralizedEstimates
 
 SAMPLERS = {"polya-gamma": "Polya-Gamma Gibbs sampler", "nuts": "No-U-Turn sampler"}
 
@@ -71,12 +72,22 @@ def sampling_text(draws: Draws | None) -> str:
     )
 
 
-def threshold_text(estimates: GeneralizedEstimates, classes: Sequence[str]) -> list[str]:
-    """Lines of the summary about the thresholds between the classes; none for other families."""
-    if not getattr(estimates.family, "categorical", False):
-        return []
-    phi = np.atleast_1d(estimates.phi)
+def threshold_table(phi: FloatArray, covariance: FloatArray, classes: Sequence[str]) -> pd.DataFrame:
+    """Thresholds between the classes of an ordinal model with their standard errors, (C - 1) rows.
+
+    Parameters
+    ----------
+    phi : ndarray, shape (C - 1,)
+    covariance : ndarray, shape (C - 1, C - 1)
+    classes : C names, or none
+    """
     names = class_names(classes, len(phi) + 1)
-    labels = [f"{low}|{high}" for low, high in pairwise(names)]
-    cells = [[text] for text in rtext.format_numbers(phi, 4)]
-    return ["", "Thresholds:", rtext.matrix(labels, ["Estimate"], cells, right=True)]
+    se = np.sqrt(np.diagonal(covariance))
+    table = {"Estimate": phi, "Std. Error": se, "z value": phi / se}
+    return pd.DataFrame(table, index=[f"{low}|{high}" for low, high in pairwise(names)])
+
+
+def threshold_text(table: pd.DataFrame) -> list[str]:
+    """Lines of the summary about the thresholds."""
+    cells = rtext.coefficient_cells(table.to_numpy(dtype=float), 4, p_values=False)
+    return ["", "Thresholds:", rtext.matrix([str(i) for i in table.index], list(table.columns), cells, right=True)]

@@ -97,7 +97,7 @@ def mean_deviance(design: Design, estimates: GeneralizedEstimates, rest: FloatAr
     assert family is not None
     weights = np.ones(design.n) if design.weights is None else design.weights
     with np.errstate(all="ignore"):
-        if getattr(family, "categorical", False):
+        if family.categorical:
             shares = np.bincount(design.y.astype(np.intp), weights) / weights.sum()
             unit = float(-2.0 * (shares * np.log(shares)).sum())
         else:

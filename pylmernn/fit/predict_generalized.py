@@ -22,6 +22,8 @@ from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows
 
 RESIDUAL_TYPES = ("deviance", "pearson", "response", "working")
 PREDICTION_TYPES = ("link", "response", "class")
+#: Half the width of the differences that give the slope of the mean in eta.
+SLOPE_STEP = 1e-5
 #: Draws behind the limits of a new response.
 DRAWS = 4000
 
@@ -40,11 +42,6 @@ class GeneralizedPrediction(PredictionVerbs):
     def _weights(self) -> FloatArray:
         return np.ones(self.design.n) if self.design.weights is None else self.design.weights
 
-    @property
-    def _categorical(self) -> bool:
-        """Whether the response is a class, whose code has no mean worth the name."""
-        return bool(getattr(self._family, "categorical", False))
-
     @cached_property
     def _eta(self) -> FloatArray:
         return prediction.fixed_part(self.design, self.estimates) + prediction.random_part(self.design, self.estimates)
@@ -52,22 +49,26 @@ class GeneralizedPrediction(PredictionVerbs):
     @cached_property
     def _mu(self) -> FloatArray:
         """Means of the rows; for classes in order, of their codes."""
-        if self._categorical:
+        if self._family.categorical:
             P = self._probabilities(self._eta)
             return np.asarray(P @ np.arange(P.shape[1]))
-        return self._family.link.inverse(self._eta)
+        return self._mean(self._eta)
+
+    def _mean(self, eta: FloatArray) -> FloatArray:
+        """Means (m,) at linear predictors (m,)."""
+        return self._family.mean(eta, self.estimates.phi)
 
     def _probabilities(self, eta: FloatArray) -> FloatArray:
         """Probabilities of the classes (m, C) at linear predictors (m,)."""
-        if self._categorical:
-            return np.asarray(self._family.probabilities(eta, self.estimates.phi))  # type: ignore[attr-defined]
-        return probabilities.two_classes(self._family.link.inverse(eta))
+        if self._family.categorical:
+            return self._family.probabilities(eta, self.estimates.phi)
+        return probabilities.two_classes(self._mean(eta))
 
     def fitted(self) -> pd.Series | pd.DataFrame:  # type: ignore[override]
         """Fitted means, random effects at their conditional modes; of an ordinal model a column of probabilities a
         class. Labelled as the data.
         """
-        if not self._categorical:
+        if not self._family.categorical:
             return self._series(self._mu)
         return self._padded(probabilities.probability_frame(
             self._probabilities(self._eta), self.design.classes, self._row_names
@@ -82,29 +83,19 @@ class GeneralizedPrediction(PredictionVerbs):
     def _residuals(self, type: str) -> FloatArray:
         if type not in RESIDUAL_TYPES:
             raise DesignError(f"residuals of type '{type}' are not known: use one of {', '.join(RESIDUAL_TYPES)}.")
-        y, mu, phi, family = self.design.y, self._mu, self.estimates.phi, self._family
-        raw = y - mu
+        y, weights, eta, phi, family = self.design.y, self._weights, self._eta, self.estimates.phi, self._family
+        raw = y - self._mu
         if type == "response":
             return raw
-        if self._categorical:
-            return self._class_residuals(type, raw)
-        if type == "working":
-            return raw / family.link.derivatives(self._eta)[1]
         if type == "pearson":
-            return raw * np.sqrt(self._weights / family.variance(mu, phi))
-        return np.sign(raw) * np.sqrt(np.maximum(self._weights * family.unit_deviance(y, mu, phi), 0.0))
-
-    def _class_residuals(self, type: str, raw: FloatArray) -> FloatArray:
-        """Of the codes of classes in order: their squares sum to -2 log-likelihood ("deviance")."""
-        if type == "working":
-            step = self._family.step(self.design.y, self._weights, self._eta, self.estimates.phi)
+            return np.sign(raw) * np.sqrt(family.pearson(y, weights, eta, phi))
+        if type == "deviance":
+            deviance = weights * family.unit_deviance(y, family.link.inverse(eta), phi)
+            return np.sign(raw) * np.sqrt(np.maximum(deviance, 0.0))
+        if family.categorical:
+            step = family.step(y, weights, eta, phi)
             return step.score / step.observed
-        P = self._probabilities(self._eta)
-        codes = np.arange(P.shape[1])
-        if type == "pearson":
-            return raw * np.sqrt(self._weights / (P @ codes**2 - (P @ codes) ** 2))
-        own = P[np.arange(len(P)), self.design.y.astype(int)]
-        return np.sign(raw) * np.sqrt(np.maximum(-2.0 * self._weights * np.log(own), 0.0))
+        return raw / family.link.derivatives(eta)[1]
 
     def residuals(self, type: str = "deviance", scaled: bool = False) -> pd.Series:
         """Residuals.
@@ -112,7 +103,8 @@ class GeneralizedPrediction(PredictionVerbs):
         Parameters
         ----------
         type : {"deviance", "pearson", "response", "working", "scaled"}
-            "scaled" is "pearson" over sigma. Of an ordinal model they are those of the codes 0, 1, ... of the classes.
+            "scaled" is "pearson" over sigma. Of an ordinal model "response" is of the codes 0, 1, ... of the classes,
+            which also gives the others their sign; "pearson" sums over the classes.
         scaled : bool, default False
             Divide by sigma.
         """
@@ -198,11 +190,11 @@ class GeneralizedPrediction(PredictionVerbs):
         if type == "link":
             return self._labelled(eta, newdata, index)
         variance = self._unseen_variance(rows, chosen) if marginal else np.zeros(len(eta))
-        if self._categorical:
+        if self._family.categorical:
             P = probabilities.normal_mean(self._probabilities, eta, variance)
             frame = probabilities.probability_frame(P, self.design.classes, index)
             return self._padded(frame) if newdata is None else frame
-        return self._labelled(probabilities.marginal_mean(self._family.link, eta, variance), newdata, index)
+        return self._labelled(self._marginal_mean(eta, variance), newdata, index)
 
     def predict_proba(
         self,
@@ -232,7 +224,7 @@ class GeneralizedPrediction(PredictionVerbs):
         DesignError
             For a response that has no classes; otherwise as :meth:`predict`.
         """
-        if not self._categorical and self._family.name != "binomial":
+        if not self._family.categorical and self._family.name != "binomial":
             raise DesignError(
                 f"predict_proba() is for classes, not for the {self._family.name} family: use predict(type='response')."
             )
@@ -241,6 +233,12 @@ class GeneralizedPrediction(PredictionVerbs):
             return found
         P = probabilities.two_classes(found.to_numpy(dtype=float))
         return probabilities.probability_frame(P, self.design.classes, found.index)
+
+    def _marginal_mean(self, eta: FloatArray, variance: FloatArray) -> FloatArray:
+        """Means over the effects of unseen levels, (m,)."""
+        if type(self._family).mean is Family.mean:
+            return probabilities.marginal_mean(self._family.link, eta, variance)
+        return probabilities.normal_mean(self._mean, eta, variance)
 
     def _unseen_variance(self, rows: NewRows, chosen: prediction.Selection) -> FloatArray:
         roots = split_theta(self.design.random, self.estimates.theta)
@@ -277,13 +275,12 @@ class GeneralizedPrediction(PredictionVerbs):
             lower, upper = self._response_limits(eta, np.sqrt(np.maximum(variance, 0.0)), weights, level, seed)
         if type == "link":
             return frame
-        if self._categorical:
+        if self._family.categorical:
             raise DesignError("standard errors of an ordinal model are of the linear predictor: use type='link'.")
-        link = self._family.link
-        slope = np.abs(link.derivatives(eta)[1])
-        out = pd.DataFrame({"fit": link.inverse(eta), "se": frame["se"].to_numpy() * slope}, index=index)
+        slope = np.abs(self._mean(eta + SLOPE_STEP) - self._mean(eta - SLOPE_STEP)) / (2.0 * SLOPE_STEP)
+        out = pd.DataFrame({"fit": self._mean(eta), "se": frame["se"].to_numpy() * slope}, index=index)
         if interval == "confidence":
-            ends = np.sort([link.inverse(frame[end].to_numpy()) for end in ("lwr", "upr")], axis=0)
+            ends = np.sort([self._mean(frame[end].to_numpy()) for end in ("lwr", "upr")], axis=0)
             out["lwr"], out["upr"] = ends
         elif interval == "prediction":
             out["lwr"], out["upr"] = lower, upper
@@ -293,7 +290,7 @@ class GeneralizedPrediction(PredictionVerbs):
         self, eta: FloatArray, se: FloatArray, weights: FloatArray, level: float, seed: int
     ) -> tuple[FloatArray, FloatArray]:
         """Quantiles of new responses whose linear predictors are normal, (m,) each."""
-        if self._categorical or (self._family.name == "binomial" and (weights == 1).all()):
+        if self._family.categorical or (self._family.name == "binomial" and (weights == 1).all()):
             raise DesignError(
                 "a new response of one trial is one class or another, which no interval tells: use predict_proba(), or "
                 "interval='confidence' for its probability."
@@ -323,8 +320,6 @@ class GeneralizedPrediction(PredictionVerbs):
         rng: np.random.Generator,
     ) -> FloatArray:
         eta = simulation.linear_predictors(self.design, self.estimates, rows, chosen, unseen, nsim, rng)
-        if self._categorical:
-            return np.column_stack([simulation.draw_codes(self._probabilities(column), rng) for column in eta.T])
         given = np.ones(len(eta)) if weights is None else weights
         draws = [
             self._family.draw(rng, self._family.link.inverse(column), given, self.estimates.phi) for column in eta.T

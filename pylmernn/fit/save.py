@@ -18,7 +18,8 @@ from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.sampling_options import Sampling
-from pylmernn.families import read_family
+from pylmernn.families import Family, FamilyError, read_family
+from pylmernn.fit.save_draws import get_draws, put_draws
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
@@ -87,7 +88,7 @@ def save(fit: MixedFit | MultinomialFit, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> Any:
+def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, family: Family | None = None) -> Any:
     """Read a fit that :func:`save` wrote.
 
     Parameters
@@ -95,6 +96,8 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     path : path
     nets : mapping, optional
         The user's own modules by name; a file holds their weights, but not their code.
+    family : UserFamily, optional
+        The user's own family, where the fit has one.
 
     Raises
     ------
@@ -123,7 +126,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     meta = json.loads(header["fit"])
     frame = ModelFrame.from_dict(meta["frame"], _get_table(parts, meta["table"]))
     call = {**meta["call"], "data": None, "control": _control(meta["call"]["control"])}
-    design, estimates = _get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"])
+    design, estimates = _get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"], family)
     if nets:
         design, estimates = _put_back(design, estimates, nets)
         call["nets"] = {**(call.get("nets") or {}), **nets}
@@ -244,7 +247,13 @@ def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates) -> dict[st
     generalized = None
     if isinstance(e, GeneralizedEstimates):
         parts.put("estimates.phi", np.atleast_1d(e.phi))
-        generalized = {"family": str(e.family), "nAGQ": e.nAGQ}
+        generalized = {
+            "family": str(e.family), "nAGQ": e.nAGQ, "several": bool(np.ndim(e.phi)),
+            "mode_variances": e.mode_variances is not None,
+            "draws": None if e.draws is None else put_draws(parts, e.draws),
+        }  # fmt: skip
+        for k, variance in enumerate(e.mode_variances or ()):
+            parts.put(f"estimates.{k}.variance", variance)
     return {
         "generalized": generalized,
         "method": e.method, "REML": e.REML, "singular": e.singular, "converged": bool(c.converged),
@@ -253,7 +262,33 @@ def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates) -> dict[st
     }  # fmt: skip
 
 
-def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates | MultinomialEstimates:
+def _read_generalized(parts: Parts, meta: dict[str, Any], terms: int, family: Family | None) -> dict[str, Any]:
+    """What a generalized model has beyond a linear one."""
+    try:
+        chosen = read_family(meta["family"])
+    except FamilyError:
+        if family is None or str(family) != meta["family"]:
+            raise DesignError(
+                f"the fit has a family of your own, {meta['family']}, whose log-density a file does not hold: read it "
+                "by pylmernn.load(path, family=...)."
+            ) from None
+        chosen = family
+    phi, draws = parts.arrays["estimates.phi"], meta.get("draws")
+    variances = (
+        tuple(parts.arrays[f"estimates.{k}.variance"] for k in range(terms)) if meta.get("mode_variances") else None
+    )
+    return {
+        "family": chosen,
+        "nAGQ": meta["nAGQ"],
+        "phi": phi if meta.get("several") else float(phi[0]),
+        "mode_variances": variances,
+        "draws": None if draws is None else get_draws(parts, draws),
+    }
+
+
+def _get_estimates(
+    parts: Parts, meta: dict[str, Any], family: Family | None = None
+) -> Estimates | MultinomialEstimates:
     if "multinomial" in meta:
         from pylmernn.fit.save_multinomial import get_multinomial
 
@@ -269,9 +304,7 @@ def _get_estimates(parts: Parts, meta: dict[str, Any]) -> Estimates | Multinomia
     numbers: dict[str, Any] = {name: float(v) for name, v in zip(_NUMBERS, arrays["estimates.numbers"], strict=True)}
     generalized = meta.get("generalized")
     if generalized is not None:
-        family, phi = read_family(generalized["family"]), arrays["estimates.phi"]
-        several = family.absorbs_constant
-        numbers |= {"family": family, "nAGQ": generalized["nAGQ"], "phi": phi if several else float(phi[0])}
+        numbers |= _read_generalized(parts, generalized, len(terms), family)
     kind = Estimates if generalized is None else GeneralizedEstimates
     return kind(
         method=meta["method"],
