@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESIDUAL_TYPES = ("response", "pearson", "deviance")
+#: What is printed beside estimates of a model with networks.
+KNOWN = "Estimates and standard errors take the networks as known: their uncertainty is left out."
 PREDICTION_TYPES = ("class", "response", "link")
 
 
@@ -133,8 +136,12 @@ class MultinomialFit(ClassEstimateVerbs):
 
     def _classes(self, codes: np.ndarray, index: pd.Index) -> pd.Series:
         """Class codes as a factor; -1 is missing."""
-        names = pd.Index(self.classes)
-        return pd.Series(pd.Categorical.from_codes(codes.tolist(), categories=names), index=index)
+        return pd.Series(pd.Categorical.from_codes(codes.tolist(), dtype=self._dtype), index=index)
+
+    @cached_property
+    def _dtype(self) -> pd.CategoricalDtype:
+        """Of predicted and simulated classes."""
+        return pd.CategoricalDtype(list(self.classes))
 
     def predict_proba(
         self, newdata: Any = None, re_form: Any = None, allow_new_levels: bool = False, marginal: bool = True
@@ -319,7 +326,7 @@ class MultinomialFit(ClassEstimateVerbs):
             coefficients=coefficient_table(self.fixef(), self._fixed_errors),
             vcov=pd.DataFrame() if self.estimates.fixed_covariance is None else self.vcov(),
             messages=self._messages,
-            networks=() if networks is None else tuple(network_text(networks, self.design, self._importance)),
+            networks=() if networks is None else tuple(network_text(networks, self.design, self._importance, KNOWN)),
         )
 
     def __str__(self) -> str:

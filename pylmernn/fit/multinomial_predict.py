@@ -113,14 +113,15 @@ def simulate(
     base = linear_predictor(estimates, rows, conditional, f)
     known = [term.n_levels for term in design.random]
     codes = [_with_strangers(new.codes, names, q) for new, names, q in zip(rows.random, unseen, known, strict=True)]
+    parts = zip(rows.random, codes, known, conditional, strict=True)
+    free = [np.where((code >= q)[:, None], True, ~keep) * new.columns for new, code, q, keep in parts]
+    drawn = [k for k, columns in enumerate(free) if columns.any()]
     out = np.empty((len(base), nsim), dtype=np.int32)
     for s in range(nsim):
         eta = base.copy()
-        for k, new in enumerate(rows.random):
-            free = np.where((codes[k] >= known[k])[:, None], True, ~conditional[k]) * new.columns
-            if free.any():
-                b = draw_effects(estimates.covariances[k], int(codes[k].max()) + 1, rng)
-                eta += np.einsum("md,mdc->mc", free, b[codes[k]])
+        for k in drawn:
+            b = draw_effects(estimates.covariances[k], int(codes[k].max()) + 1, rng)
+            eta += np.einsum("md,mdc->mc", free[k], b[codes[k]])
         out[:, s] = draw_classes(softmax(eta), rng)
     return out
 

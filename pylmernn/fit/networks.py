@@ -43,7 +43,9 @@ def table_note(fits: Sequence[Networks | None]) -> list[str]:
     return textwrap.wrap(text, 80)
 
 
-def network_text(networks: Networks, design: Design, importance: Importance | None = None) -> list[str]:
+def network_text(
+    networks: Networks, design: Design, importance: Importance | None = None, known: str = KNOWN
+) -> list[str]:
     """Lines of the summary: one block a network, then what the other numbers mean beside them.
 
     Parameters
@@ -52,6 +54,8 @@ def network_text(networks: Networks, design: Design, importance: Importance | No
     design : Design
     importance : Importance, optional
         What the networks explain; without it those lines are left out.
+    known : str
+        What the other numbers mean beside them.
     """
     lines = ["", "Networks:"]
     for k, (spec, parameters) in enumerate(zip(networks.specs, networks.n_parameters, strict=True)):
@@ -66,7 +70,7 @@ def network_text(networks: Networks, design: Design, importance: Importance | No
             f"{SHARES[importance.unit]} {design.response}; importance: the same with one input permuted.",
             1,
         )
-    return lines + _wrapped(KNOWN, 1)
+    return lines + _wrapped(known, 1)
 
 
 def short_network_text(networks: Networks) -> list[str]:

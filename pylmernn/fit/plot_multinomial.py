@@ -192,6 +192,7 @@ def _panel(ax: Axes, values: FloatArray, variance: float, mark: float | None, re
         ax.annotate(
             f"{mark:+.2f}", (mark, 1.08 * top), (-4 if right else 4, 0), textcoords="offset points",
             ha="right" if right else "left", va="top", fontsize=8, color=ORANGE,
+            bbox={"fc": "white", "ec": "none", "pad": 0.4, "alpha": 0.8},
         )  # fmt: skip
     ax.set(ylim=(0, 1.15 * top), xlim=(-reach, reach), yticks=[])
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -297,7 +298,7 @@ def partial(
     for ax in list(axes.flat)[len(names) :]:
         ax.set_visible(False)
     axes[0][0].legend(frameon=False, fontsize=8)
-    figure.supylabel("f, part of the linear predictor of each class", fontsize=10)
+    figure.supylabel("f, added to each class", fontsize=10)
     return figure
 
 
