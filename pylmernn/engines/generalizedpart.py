@@ -124,7 +124,9 @@ class GeneralizedPart:
         """Effects (q_k, d_k) of each term in the user's columns, from (d, q) of each factor in working ones."""
         plan, transforms = self.problem.plan, self.problem.transforms
         return [
-            np.linalg.solve(transforms[k], by_factor[plan.factor_of(k)][plan.columns(k)]).T
+            np.asarray(
+                np.linalg.solve(transforms[k], by_factor[plan.factor_of(k)][plan.columns(k)]).T, dtype=np.float64
+            )
             for k in range(len(self.design.random))
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,8 @@ def _begin(part: SampledPart, members: Sequence[SampledPart]) -> None:
         return
     part.covariances = [np.mean(each, axis=0) for each in zip(*(m.covariances for m in members), strict=True)]
     part.beta = np.mean([m.beta for m in members], axis=0)
-    part.phi = part.likelihood.phi = np.mean([m.phi for m in members], axis=0)[()]
+    phi = np.mean(np.stack([np.asarray(m.phi, dtype=np.float64) for m in members]), axis=0)
+    part.phi = part.likelihood.phi = phi if phi.ndim else float(phi)
     part.b = part.prior().draw(len(part.b), part.generator)
 
 
@@ -163,7 +164,8 @@ class Posterior:
         part = self.part
         part.beta = self._beta / self.count
         part.covariances = [total / self.count for total in self._covariances]
-        part.phi = part.likelihood.phi = (self._phi / self.count)[()]
+        phi = np.asarray(self._phi / self.count)
+        part.phi = part.likelihood.phi = phi if phi.ndim else float(phi)
 
     @property
     def b(self) -> tuple[FloatArray, ...]:
@@ -265,10 +267,9 @@ def _scalar(
     theta = theta_of(design.random, [each[0] for each in part.covariances])
     convergence = dataclasses.replace(convergence, gradient=np.zeros(len(theta)))
     b = tuple(each[:, :, 0] for each in posterior.b)
-    u = tuple(
-        np.linalg.lstsq(L, e.T, rcond=None)[0].T for L, e in zip(split_theta(design.random, theta), b, strict=True)
-    )
-    sampled = {
+    templates = split_theta(design.random, theta)
+    u = tuple(np.linalg.lstsq(L, effects.T, rcond=None)[0].T for L, effects in zip(templates, b, strict=True))
+    sampled: dict[str, Any] = {
         "method": "mcem",
         "b": b,
         "u": u,
@@ -294,7 +295,7 @@ def _scalar(
         theta=theta,
         beta=beta,
         sigma=1.0,
-        unscaled_vcov=np.linalg.pinv(part.fixed_information(0)),
+        unscaled_vcov=np.asarray(np.linalg.pinv(part.fixed_information(0)), dtype=np.float64),
         objective=nothing,
         ldL2=nothing,
         ldRX2=nothing,

@@ -112,7 +112,9 @@ class SampledPart:
 
     def prior(self) -> Prior:
         """Of the effects, with the present covariances."""
-        return Prior(self.effects, [self._send(np.linalg.inv(covariance)) for covariance in self.covariances])
+        return Prior(
+            self.effects, [self._send(np.asarray(np.linalg.inv(each), dtype=np.float64)) for each in self.covariances]
+        )
 
     @property
     def columns(self) -> list[tuple[int, int]]:
