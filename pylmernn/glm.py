@@ -23,6 +23,15 @@ from pylmernn.formula.design import Design, DesignError
 
 #: Linear predictors beyond this hold probabilities or means that no data can tell from 0, 1 or infinity.
 SEPARATED = 15.0
+#: The same for links whose probabilities reach 0 and 1 sooner.
+STEEP, PROBIT_SEPARATED = ("probit", "cloglog"), 5.0
+#: Families with estimates that can run off, and what a column then does.
+SEPARABLE = {
+    "binomial": "successes from failures without error",
+    "ordinal": "classes apart without error",
+    "poisson": "rows of zeros from the others without error",
+    "negative.binomial": "rows of zeros from the others without error",
+}
 
 
 def glmernn(
@@ -170,13 +179,17 @@ def check_design(design: Design, family: Family) -> None:
 
 
 def separation(design: Design, estimates: pirls.GeneralizedEstimates) -> list[str]:
-    """A warning where a binomial coefficient has run off: its column separates the successes from the failures."""
-    if estimates.family is None or estimates.family.name != "binomial":
+    """A warning where a coefficient has run off: its column separates successes from failures, or has zeros only."""
+    family = estimates.family
+    if family is None or family.name not in SEPARABLE:
         return []
     spread = np.array([float(column.max() - column.min()) or 1.0 for column in design.X.T])
-    far = np.abs(estimates.beta) * spread > SEPARATED
-    errors = np.sqrt(np.diagonal(estimates.unscaled_vcov)) * spread
-    names = [name for name, off in zip(design.fixed_names, far & (errors > SEPARATED), strict=True) if off]
+    far = np.abs(estimates.beta) * spread > (PROBIT_SEPARATED if family.link.name in STEEP else SEPARATED)
+    unknown = np.sqrt(np.diagonal(estimates.unscaled_vcov)) * spread > SEPARATED
+    if family.categorical and estimates.eta is not None:  # where thresholds run off too, errors are small
+        likely = family.probabilities(estimates.eta, estimates.phi)[np.arange(design.n), design.y.astype(np.intp)]
+        unknown |= bool(likely.min() > 0.99)
+    names = [name for name, off in zip(design.fixed_names, far & unknown, strict=True) if off]
     if not names:
         return []
-    return [f"separation: {', '.join(names)} tells successes from failures without error, so its estimate has no limit"]
+    return [f"separation: {', '.join(names)} tells {SEPARABLE[family.name]}, so its estimate has no limit"]

@@ -71,7 +71,7 @@ def devfun(design: Design, family: Family, nAGQ: int = 1) -> Callable[..., float
     Returns
     -------
     callable
-        ``(theta (m,), beta (p,), phi=1.0) -> float``. For nAGQ=0 the thresholds of an ordinal model are those of centred
+        ``(theta (m,), beta (p,), phi=1.0) -> float``. For nAGQ=0 thresholds of an ordinal model are those of centred
         columns.
     """
     problem = GeneralizedProblem(design, family, nAGQ)

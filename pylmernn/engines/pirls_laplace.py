@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.engines.pirls_modes import Modes, Observations, Parts, stack
+from pylmernn.engines.pirls_modes import Modes, Observations, Parts, solve_fixed, stack
 from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import Columns, DirectElimination, Parameter
 from pylmernn.families.family import Dispersion
@@ -131,7 +131,7 @@ def _adjoint(system: ReweightedSystem, elimination: DirectElimination, c: FloatA
         return system.rows_of(system.factors(elimination.modes(T)))
     modes = elimination.modes(stack(system.R, T))
     V = np.append(system.products.RR, (system.X.T @ c)[:, None], axis=1) - system.R.dot(modes)
-    alpha = np.linalg.solve(V[:, :-1], V[:, -1])
+    alpha = solve_fixed(V[:, :-1], V[:, -1])
     found = modes.combine(np.append(-alpha, 1.0)[:, None])
     return system.rows_of(system.factors(found)) + system.X @ alpha
 
@@ -171,12 +171,19 @@ def working_curvature(
                 H[i, j] += 2.0 * slopes[one.block][one.row, two.row]
     fixed = 2.0 * (system.products.RR - system.R.dot(of_X))
     mixed = 2.0 * (system.R.dot(e) - system.R.dot(of_t))
-    k = len(score_by_phi)
-    in_phi, beta_phi = np.zeros((k, k)), np.zeros((p, k))
-    if k:
-        by_level = [system.by_level_of(score_by_phi.T, factor) for factor in range(len(system.groups))]
-        rest = [part.transpose(2, 0, 1).reshape(-1, k) for part in by_level[1:]]
-        G = Columns(by_level[0], np.concatenate(rest) if rest else np.empty((0, k)))
-        of_G = elimination.modes(G)
-        in_phi, beta_phi = -2.0 * G.dot(of_G), 2.0 * (system.R.dot(of_G) - system.X.T @ score_by_phi.T)
+    in_phi, beta_phi = dispersion_curvature(system, elimination, score_by_phi)
     return Curvature(0.5 * (H + H.T), fixed, mixed, in_phi, beta_phi)
+
+
+def dispersion_curvature(
+    system: ReweightedSystem, elimination: DirectElimination, score_by_phi: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """``Curvature.phi`` (k, k) and ``beta_phi`` (p, k) from the derivatives (k, n) of the scores in the dispersion."""
+    k = len(score_by_phi)
+    if not k:
+        return np.zeros((0, 0)), np.zeros((system.p, 0))
+    by_level = [system.by_level_of(score_by_phi.T, factor) for factor in range(len(system.groups))]
+    rest = [part.transpose(2, 0, 1).reshape(-1, k) for part in by_level[1:]]
+    G = Columns(by_level[0], np.concatenate(rest) if rest else np.empty((0, k)))
+    of_G = elimination.modes(G)
+    return -2.0 * G.dot(of_G), 2.0 * (system.R.dot(of_G) - system.X.T @ score_by_phi.T)

@@ -25,6 +25,7 @@ MAX_STEPS = 100
 NEWTON_DONE = 1e-9  # decrement before the last Newton step, which squares it
 NEAR = 0.1  # decrement below which -l'' is tried although it has negative entries
 SCORING_DONE = 1e-17  # the same where steps only converge linearly
+NO_INFORMATION = 1e-14  # of a direction of beta, as a share of the best known one
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _direction(
         modes = elimination.modes(columns)
         right = np.append(system.products.RR, (system.X.T @ work)[:, None], axis=1)
         V = right - system.R.dot(modes)
-        new_beta = np.asarray(np.linalg.solve(V[:, :-1], V[:, -1]), dtype=np.float64)
+        new_beta = beta + solve_fixed(V[:, :-1], V[:, -1] - V[:, :-1] @ beta)
         found = modes.combine(np.append(-new_beta, 1.0)[:, None])
     else:
         found = elimination.modes(T)
@@ -243,6 +244,11 @@ def _direction(
     left = system.by_level(score - weights * d_eta)
     d_u = [L.T @ part - old for L, part, old in zip(templates, left, u, strict=True)]
     return _Move(d_beta, d_u, d_b, d_eta)
+
+
+def solve_fixed(V: FloatArray, B: FloatArray) -> FloatArray:
+    """``V^-1 B`` for V = ``X' V^-1 X``, zero where rows carry no information any more, as after separation."""
+    return np.asarray(np.linalg.lstsq(V, B, rcond=NO_INFORMATION)[0], dtype=np.float64)
 
 
 def stack(one: Columns, two: Columns) -> Columns:

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pylmernn.engines.pirls_laplace import Curvature, Slopes, laplace_derivatives, laplace_value, working_curvature
-from pylmernn.engines.pirls_modes import Modes, Observations, find_modes
+from pylmernn.engines.pirls_laplace import (
+    Curvature,
+    Slopes,
+    dispersion_curvature,
+    laplace_derivatives,
+    laplace_value,
+    working_curvature,
+)
+from pylmernn.engines.pirls_modes import NO_INFORMATION, Modes, Observations, find_modes, solve_fixed
 from pylmernn.engines.pirls_quadrature import Quadrature
 from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import DirectElimination
@@ -25,6 +32,7 @@ from pylmernn.linalg.quadrature import gauss_hermite
 FloatArray = NDArray[np.float64]
 
 MAX_NODES = 100_000  # nodes of a product rule that are still worth their time
+LOG_LIMIT = 700.0  # beyond which exponentials overflow
 PHI_LIMIT = 40.0  # of the unconstrained coordinates of the dispersion
 NEAR_SINGULAR = 0.05  # diagonal of Lambda below which u is not taken from b
 
@@ -60,6 +68,7 @@ class GeneralizedProblem:
 
     def __init__(self, design: Design, family: Family, nAGQ: int = 1, device: str = "cpu") -> None:
         self.design, self.family, self.nAGQ = design, family, nAGQ
+        _check_offset(design, family)
         self.plan = layout(design.random)
         X, self.working, self._constants = _fixed_columns(design, family)
         terms = [working_term(term) for term in design.random]
@@ -71,9 +80,7 @@ class GeneralizedProblem:
             groups.append(GroupRows(first.codes, first.n_levels, columns))
         self.system = ReweightedSystem(X, groups, device)
         self.data = Observations.of(family, design.y, design.weights)
-        self.offset = np.zeros(design.n) if design.offset is None else design.offset
-        self._offset_mean = float(self.offset.mean()) if family.absorbs_constant else 0.0
-        self.offset = self.offset - self._offset_mean
+        self.replace_offset(np.zeros(design.n) if design.offset is None else design.offset)
         self.joint = nAGQ == 0
         self.nodes = None
         if nAGQ > 1:
@@ -90,6 +97,11 @@ class GeneralizedProblem:
     def n_theta(self) -> int:
         """Number of variance parameters, m."""
         return len(self.plan.parameters)
+
+    def replace_offset(self, offset: FloatArray) -> None:
+        """Another known part of the linear predictor (n,)."""
+        self._offset_mean = float(offset.mean()) if self.family.absorbs_constant else 0.0
+        self.offset = offset - self._offset_mean
 
     def begin_at(self, beta: FloatArray) -> None:
         """Where the modes are looked for first: at beta (p,) of the working columns."""
@@ -156,7 +168,7 @@ class GeneralizedProblem:
         hessian[:m, :m], hessian[m + p :, m + p :] = curvature.theta, in_phi
         if self.joint:
             both = np.append(curvature.mixed, beta_phi, axis=1)
-            hessian -= both.T @ np.linalg.solve(curvature.beta, both)
+            hessian -= both.T @ solve_fixed(curvature.beta, both)
         else:
             fixed = slice(m, m + p)
             hessian[fixed, fixed] = curvature.beta
@@ -180,16 +192,34 @@ class GeneralizedProblem:
         return self.family.from_unconstrained(given)
 
     def fixed_factor(self, at: Evaluation) -> FloatArray:
-        """Lower Cholesky factor (p, p) of ``X' V^-1 X`` at the modes just found."""
+        """Lower Cholesky factor (p, p) of ``X' V^-1 X`` at the modes just found, less what thresholds take of it.
+
+        Where separation left no information on a direction, a rounding error of it stands for zero.
+        """
         system, elimination = self.system, at.elimination
+        taken = self._taken_by_thresholds(at)
         try:
-            V = system.products.RR - system.R.dot(elimination.modes(system.R))
+            V = system.products.RR - system.R.dot(elimination.modes(system.R)) - taken
             return np.asarray(np.linalg.cholesky(V), dtype=np.float64)
         except np.linalg.LinAlgError:  # observed weights may be negative, expected ones are not
             system.reweight(self.data.fisher(at.modes.eta, at.phi), with_X=True)
             elimination = DirectElimination(system, elimination.templates)
-            V = system.products.RR - system.R.dot(elimination.modes(system.R))
-            return np.asarray(np.linalg.cholesky(V), dtype=np.float64)
+            V = system.products.RR - system.R.dot(elimination.modes(system.R)) - taken
+            values, vectors = np.linalg.eigh(0.5 * (V + V.T))
+            half = np.sqrt(np.maximum(values, NO_INFORMATION * values[-1]))[:, None] * vectors.T
+            R = np.linalg.qr(half)[1]
+            return np.asarray(R.T * np.where(np.diagonal(R) < 0, -1.0, 1.0), dtype=np.float64)
+
+    def _taken_by_thresholds(self, at: Evaluation) -> FloatArray:
+        """The information on beta (p, p) that goes to thresholds, as otherwise to the intercept."""
+        if not self.family.absorbs_constant:
+            return np.zeros((self.design.p, self.design.p))
+        eta, chain = at.modes.eta, self.family.chain(at.phi)
+        by_phi = self.data.by_dispersion(eta, at.phi).score
+        in_phi, beta_phi = dispersion_curvature(self.system, at.elimination, by_phi)
+        own = chain.T @ in_phi @ chain + self._dispersion_curvature(eta, self.family.unconstrained(at.phi))
+        mixed = beta_phi @ chain
+        return np.asarray(0.5 * mixed @ np.linalg.solve(own, mixed.T), dtype=np.float64)
 
     def user_templates(self, theta: FloatArray) -> list[FloatArray]:
         """Templates of the factors, in working columns, at the user's theta."""
@@ -228,6 +258,8 @@ class GeneralizedProblem:
                 weights = data.fisher(eta, phi)
                 WX = X * weights[:, None]
                 right = WX.T @ (eta - self.offset) + X.T @ step.score
+                if not np.isfinite(right.sum() + WX.sum()):
+                    raise np.linalg.LinAlgError("the means overflow where the search begins")
                 new = np.asarray(np.linalg.lstsq(X.T @ WX, right, rcond=None)[0], dtype=np.float64)
                 new_eta = self.offset + X @ new
                 if not np.isfinite(data.step(new_eta, phi).loglik.sum()):
@@ -272,3 +304,12 @@ def _fixed_columns(design: Design, family: Family) -> tuple[FloatArray, WorkingC
         return R[:, : design.p], working, np.zeros(design.p)
     R, whole = working_columns(dataclasses.replace(design, X=np.column_stack([np.ones(design.n), design.X])))
     return R[:, 1:-1], WorkingColumns(whole.transform[1:, 1:], whole.beta0[1:]), whole.transform[0, 1:]
+
+
+def _check_offset(design: Design, family: Family) -> None:
+    if design.offset is None or family.link.name != "log" or np.ptp(design.offset) < LOG_LIMIT:
+        return
+    raise DesignError(
+        f"the offset goes from {design.offset.min():g} to {design.offset.max():g}, which the exponential of the log "
+        "link cannot take: give the logarithm of exposures."
+    )

@@ -77,16 +77,16 @@ def dispersion_covariance(design: Design, estimates: GeneralizedEstimates) -> Fl
 
 
 def _search_covariance(problem: GeneralizedProblem, x: FloatArray) -> FloatArray | None:
-    """Inverse of half the Hessian at a point of the search, zero for parameters on the boundary; None if there is none."""
+    """Inverse of half the Hessian at a point of the search, zero for parameters on the boundary; None without one."""
     m = problem.n_theta
     free = np.flatnonzero(np.append(np.abs(x[:m]) > 1e-8, np.ones(len(x) - m, dtype=bool)))
     H = np.empty((len(free), len(free)))
-    for row, j in enumerate(free):
-        step = np.zeros(len(x))
-        step[j] = STEP * max(1.0, abs(x[j])) if j < m else STEP
-        above, below = (problem.search(x + sign * step)[1][free] for sign in (1.0, -1.0))
-        H[row] = (above - below) / (2.0 * step[j])
     try:
+        for row, j in enumerate(free):
+            step = np.zeros(len(x))
+            step[j] = STEP * max(1.0, abs(x[j])) if j < m else STEP
+            above, below = (problem.search(x + sign * step)[1][free] for sign in (1.0, -1.0))
+            H[row] = (above - below) / (2.0 * step[j])
         half = np.linalg.inv(np.linalg.cholesky(0.25 * (H + H.T)))
     except np.linalg.LinAlgError:
         return None

@@ -97,7 +97,7 @@ class UserFamily(Family):
     def _evaluate(
         self, y: FloatArray, eta: FloatArray, phi: Dispersion
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-densities (n,), with the eta (n,) and phi (k, n) to differentiate by: a phi a row, for derivatives a row."""
+        """Log-densities (n,), with the eta (n,) and phi (k, n), one a row, to differentiate by."""
         import torch
 
         at = torch.tensor(np.asarray(eta), dtype=torch.float64, requires_grad=True)

@@ -172,6 +172,7 @@ def test_variances_of_two_classes_are_the_binomials():
     whole = fixed_covariance(given, two)
     np.testing.assert_allclose(fixed_covariance(less, one), whole[1:, 1:], rtol=1e-3)
     np.testing.assert_allclose(dispersion_covariance(less, one), whole[:1, :1], rtol=1e-3)
+    np.testing.assert_allclose(one.unscaled_vcov, two.unscaled_vcov[1:, 1:], rtol=1e-3)
 
 
 @pytest.mark.parametrize("shape", ["one", "crossed_slopes", "nested"])
