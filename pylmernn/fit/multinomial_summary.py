@@ -12,7 +12,7 @@ from scipy.special import ndtr
 
 from pylmernn.fit import rtext
 from pylmernn.fit.multinomial_varcorr import ClassVarCorr
-from pylmernn.fit.summary import Header, message_text
+from pylmernn.fit.summary import Header
 from pylmernn.formula.design import FloatArray
 
 
@@ -91,10 +91,7 @@ class ClassSummary:
             parts += ["", "Fixed effects (sum to zero over classes):"]
             parts.append(class_coefficient_text(self.coefficients, digits))
         parts += self.networks
-        if self.messages:
-            wrapped = tuple("\n".join(textwrap.wrap(m, 80, break_long_words=False)) for m in self.messages)
-            parts += ["", *message_text(wrapped, self.header.optimizer)]
-        return "\n".join(parts)
+        return "\n".join([*parts, *[f"\n{text}" for text in wrapped(self.messages)]])
 
     def __str__(self) -> str:
         return self.text()
@@ -116,6 +113,11 @@ def coefficient_table(beta: pd.DataFrame, errors: FloatArray) -> pd.DataFrame:
         z = estimate / se
     table = {"Estimate": estimate, "Std. Error": se, "z value": z, "Pr(>|z|)": 2.0 * ndtr(-np.abs(z))}
     return pd.DataFrame(table, index=index)
+
+
+def wrapped(messages: Sequence[str]) -> list[str]:
+    """Warnings of the fit in lines of at most 80 characters."""
+    return ["\n".join(textwrap.wrap(message, 80, break_long_words=False)) for message in messages]
 
 
 def deviance_text(deviance: float) -> str:
@@ -173,5 +175,4 @@ def class_short_text(
         parts.append(rtext.matrix([str(i) for i in fixed.index], [str(c) for c in fixed.columns], rows, right=True))
     else:
         parts.append("No fixed effect coefficients")
-    parts += ["\n".join(textwrap.wrap(message, 80, break_long_words=False)) for message in messages]
-    return "\n".join(parts)
+    return "\n".join([*parts, *wrapped(messages)])

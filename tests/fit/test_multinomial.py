@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from statistics import NormalDist
 
 import matplotlib
@@ -16,9 +17,11 @@ import pylmernn
 from pylmernn import DesignError
 from pylmernn.engines.control import Control
 from pylmernn.engines.sampling_options import Sampling
+from pylmernn.fit.multinomial import MultinomialFit
 from pylmernn.fit.multinomial_predict import draw_effects
 from pylmernn.fit.plot_multinomial import contrast_variances
 from pylmernn.fit.state import fit_messages
+from pylmernn.formula import build
 
 NETWORK = "way ~ 1 + nn(x, z, hidden = c(6)) + (1 | g)"
 
@@ -231,8 +234,8 @@ def test_residuals(fit):
 def test_rows_left_out_are_padded():
     data = class_data()
     data.loc[3, "x"] = np.nan
-    design, frame = pylmernn.formula.build("way ~ x + (1 | g)", data, family="multinomial", na_action="exclude")
-    fit = pylmernn.fit.multinomial.MultinomialFit(design, class_estimates(design), frame, {})
+    design, frame = build("way ~ x + (1 | g)", data, family="multinomial", na_action="exclude")
+    fit = MultinomialFit(design, class_estimates(design), frame, {})
     assert fit.fitted().loc[3].isna().all()
     assert len(fit.fitted()) == len(data)
     assert pd.isna(fit.predict().loc[3])
@@ -409,6 +412,35 @@ def test_variance_of_effects_less_their_mean():
 
 
 QUICK = Control(sampling=Sampling(chains=2, draws=12, warmup=8))
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A fit by the sampler itself, of classes that follow x."""
+    data = class_data(240)
+    eta = np.outer(data["x"], [-1.5, 0.0, 1.5]) + np.random.default_rng(1).gumbel(size=(240, 3))
+    data["way"] = pd.Categorical(np.array(CLASSES)[eta.argmax(axis=1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of so few draws R-hat may be large
+        return pylmernn.glmernn("way ~ x + (1 | g)", data, family="multinomial", control=QUICK, seed=1)
+
+
+@pytest.mark.filterwarnings("ignore:the chains do not agree")
+def test_a_sampled_fit_answers_alike(real, tmp_path):
+    assert isinstance(real, MultinomialFit)
+    np.testing.assert_allclose(real.predict(type="link"), real.estimates.eta, atol=1e-10)
+    estimate = real.confint("beta_", level=0.999).loc["x:walk"]
+    assert estimate.iloc[0] < 1.5 < estimate.iloc[1]
+    accuracy = (real.predict().astype(str) == real.model_frame()["way"].astype(str)).mean()
+    assert accuracy > 0.5
+    real.save(tmp_path / "real")
+    assert str(pylmernn.load(tmp_path / "real")) == str(real)
+    drawn = real.simulate(1, seed=1)["sim_1"]
+    again = real.refit(drawn)
+    assert (again.model_frame()["way"].astype(str) == drawn.astype(str)).all()
+    other = real.update(". ~ . - x")
+    assert other.formula() == "way ~ (1 | g)"
+    assert other.deviance() > real.deviance()
 
 
 MISTAKES = [
