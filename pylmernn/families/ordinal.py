@@ -100,9 +100,9 @@ class Ordinal(Family):
         return np.maximum(self.step(y, weights, eta, phi).observed, 1e-300)
 
     def pearson(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: FloatArray) -> FloatArray:
-        """Sum over the classes of ``(observed - expected)^2 / expected``, which is 1 / P - 1."""
+        """``(observed - expected)^2 / expected`` summed over the classes, 1 / P - 1, over its mean K - 1."""
         upper, lower = self._cuts(y, eta, phi)
-        return np.asarray(weights * np.expm1(-_log_share(upper, lower)))
+        return np.asarray(weights * np.expm1(-_log_share(upper, lower)) / len(phi))
 
     def probabilities(self, eta: FloatArray, phi: FloatArray) -> FloatArray:
         """Probabilities of the classes (n, K)."""

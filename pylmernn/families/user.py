@@ -36,7 +36,8 @@ class UserFamily(Family):
         Parameters besides eta, estimated with the others: their number, names, or names with values to start from. They
         are positive; for a probability take ``phi / (1 + phi)``, for any number its logarithm.
     mean, variance : callable, optional
-        ``(mu, phi) -> (n,)`` in NumPy: mean (by default mu) and variance of y. Pearson residuals need the variance.
+        ``(mu, phi) -> (n,)`` in NumPy: mean (by default mu) and variance of y. Without a variance, scores over their root
+        mean square stand for Pearson residuals.
     draw : callable, optional
         ``draw(rng, mu, phi) -> (n,)``: random responses; ``simulate()`` and the bootstrap need it.
     check : callable, optional
@@ -221,12 +222,12 @@ class UserFamily(Family):
         return np.maximum(np.where(step.observed > 0, step.observed, other), LEAST_INFORMATION * weights)
 
     def pearson(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> FloatArray:
-        """Squared score over information where there is no variance."""
+        """Where there is no variance, squares of the scores over their mean."""
         if self._variance is None:
-            return self.step(y, weights, eta, phi).score ** 2 / self.information(y, weights, eta, phi)
-        return np.asarray(
-            weights * (y - self.mean(eta, phi)) ** 2 / self.variance(self.link.inverse(eta), phi), dtype=np.float64
-        )
+            squares = self.step(y, weights, eta, phi).score ** 2 / weights
+            return np.asarray(squares / squares.mean())
+        raw = y - self.mean(eta, phi)
+        return np.asarray(weights * raw**2 / self.variance(self.link.inverse(eta), phi))
 
     def unit_deviance(self, y: FloatArray, mu: FloatArray, phi: Dispersion) -> FloatArray:
         """Twice what the log-density lacks to its maximum over eta, which a golden section finds."""

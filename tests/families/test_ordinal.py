@@ -208,6 +208,15 @@ def test_without_columns():
     assert fit.beta.shape == (0,)
 
 
+def test_pearson_residuals_have_mean_square_one():
+    eta = np.random.default_rng(3).normal(size=40_000)
+    y = FAMILY.draw(np.random.default_rng(1), eta, np.ones(len(eta)), ALPHA)
+    assert FAMILY.pearson(y, np.ones(len(y)), eta, ALPHA).mean() == pytest.approx(1.0, abs=0.05)
+    two, logit = (y > 1).astype(float), read_family("binomial")
+    ours, theirs = FAMILY.pearson(two, np.ones(len(y)), eta, np.zeros(1)), logit.pearson(two, np.ones(len(y)), eta, 1.0)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
 def test_draws_follow_the_probabilities():
     eta = np.full(40_000, 0.4)
     y = FAMILY.draw(np.random.default_rng(1), eta, np.ones(len(eta)), ALPHA)
