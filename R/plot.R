@@ -15,10 +15,18 @@
 #'     inputs as a map;
 #'   * `"variogram"`: half the mean squared difference of two rows' residuals (the field left in) against the distance
 #'     of their locations, with the curve that a `gp()` has estimated;
-#'   * `"map"`: a `gp()` or `embed()` over the region of its locations.
+#'   * `"map"`: a `gp()` or `embed()` over the region of its locations;
+#'   * `"distribution"`: the distribution of the effects of each grouping factor, with those of one `row` marked;
+#'   * `"calibration"`, `"roc"`: observed classes against probabilities, of binomial and ordinal models, of the rows of the
+#'     fit or of `newdata`;
+#'   * `"trace"`: variances over the draws of method `"mcem"`, a line for each chain.
 #' @param inputs Names of inputs, for `"partial"`.
 #' @param pair Two inputs, for `"partial"`.
 #' @param term Which field, for `"variogram"` and `"map"`: `"gp(lon, lat)"`; by default the first.
+#' @param row The name of a row of the data, for `"distribution"`.
+#' @param newdata A data frame with the response, best of rows that the model has not learnt from, for `"calibration"` and
+#'   `"roc"`.
+#' @param bins How many bins of equal size, for `"calibration"`.
 #' @param n_repeats,seed As in [importance()].
 #' @param grid_size Points along an axis, for `"partial"` and `"map"`.
 #' @param ... Arguments of [lattice::xyplot()], or of lme4's method where `form` is given.
@@ -30,11 +38,12 @@
 #' plot(fit)
 #' plot(fit, kind = "predicted")
 plot.merModNN <- function(x, form = NULL, kind = "residuals", inputs = NULL, pair = NULL, term = NULL, n_repeats = 5,
-                          seed = 0, grid_size = 40, ...) {
+                          seed = 0, grid_size = 40, row = NULL, newdata = NULL, bins = 10, ...) {
   if (!is.null(form)) {
     return(plot(as_merMod(x), form, ...))
   }
-  kinds <- c("residuals", "predicted", "history", "importance", "partial", "variogram", "map")
+  kinds <- c("residuals", "predicted", "history", "importance", "partial", "variogram", "map", "distribution",
+             "calibration", "roc", "trace")
   if (!is.character(kind) || !isTRUE(kind %in% kinds)) {
     stop(sprintf("plot() has no kind '%s': use one of %s.", format(kind)[1L], paste(kinds, collapse = ", ")),
          call. = FALSE)
@@ -51,7 +60,11 @@ plot.merModNN <- function(x, form = NULL, kind = "residuals", inputs = NULL, pai
       plot_pair(x, pair, grid_size, seed, ...)
     },
     variogram = plot_variogram(x, which_field(x, term, "gp"), seed, ...),
-    map = plot_map(x, which_field(x, term, location_terms), grid_size, ...)
+    map = plot_map(x, which_field(x, term, location_terms), grid_size, ...),
+    distribution = plot_distribution(x, row, ...),
+    calibration = plot_calibration(x, newdata, bins, ...),
+    roc = plot_roc(x, newdata, ...),
+    trace = plot_trace(x, ...)
   )
 }
 
@@ -120,7 +133,7 @@ plot_history <- function(x, ...) {
   colours <- plot_colours[c(loss = "grey", validation = "blue", validation_levels = "orange")[names(curves)]]
   lattice::xyplot(
     error ~ epoch | member, lines, groups = lines$rows, type = "l", as.table = TRUE,
-    xlab = "epoch", ylab = "mean squared error",
+    xlab = "epoch", ylab = x$networks$criterion,
     key = list(lines = list(col = unname(colours)), text = list(levels(lines$rows)), columns = length(curves)),
     par.settings = list(superpose.line = list(col = unname(colours), lwd = 1.5)),
     panel = function(x, y, ...) {
@@ -138,7 +151,11 @@ plot_importance <- function(x, n_repeats, seed, ...) {
   reach <- 2 * ifelse(is.na(table$se), 0, table$se)
   lattice::dotplot(
     factor(table$input, unique(table$input)) ~ table$importance,
-    xlab = sprintf("rise of the squared error when permuted,\nas share of var(%s)", names(x$frame)[1L]),
+    xlab = if (isGLMM(x)) {
+      sprintf("rise of the deviance when permuted,\nas share of that of a constant mean of %s", names(x$frame)[1L])
+    } else {
+      sprintf("rise of the squared error when permuted,\nas share of var(%s)", names(x$frame)[1L])
+    },
     xlim = grDevices::extendrange(c(0, table$importance - reach, table$importance + reach)),
     panel = function(x, y, ...) {
       lattice::panel.abline(v = 0, col = plot_colours[["grey"]])
@@ -155,21 +172,31 @@ plot_partial <- function(x, inputs, grid_size, seed, ...) {
   curves <- lapply(inputs, function(input) {
     table <- partial_dependence(x, input, grid_size, seed)
     levels <- levels(table[[1L]])
-    list(points = data.frame(input = input, value = as.numeric(table[[1L]]), f = table$f), levels = levels,
+    class <- if (is.null(table$class)) "" else table$class
+    list(points = data.frame(input = input, value = as.numeric(table[[1L]]), f = table$f, class = class), levels = levels,
          at = if (is.null(levels)) pretty(table[[1L]]) else seq_along(levels))
   })
   points <- do.call(rbind, lapply(curves, `[[`, "points"))
   points$input <- factor(points$input, inputs)
   labels <- lapply(curves, function(curve) if (is.null(curve$levels)) format(curve$at, trim = TRUE) else curve$levels)
   is_factor <- !vapply(lapply(curves, `[[`, "levels"), is.null, NA)
+  points$class <- factor(points$class, unique(points$class))
+  several <- nlevels(points$class) > 1L
   lattice::xyplot(
-    f ~ value | input, points, xlab = "", ylab = sprintf("f, part of %s", names(x$frame)[1L]), as.table = TRUE,
+    f ~ value | input, points, xlab = "", as.table = TRUE, groups = points$class,
+    ylab = if (several) "f, added to each class" else sprintf("f, part of %s", names(x$frame)[1L]),
+    key = if (several) class_key(levels(points$class)),
     scales = list(x = list(relation = "free", at = lapply(curves, `[[`, "at"), labels = labels)),
     between = list(x = 1), # else labels of neighbours run together
-    panel = function(x, y, ...) {
+    panel = function(x, y, groups, subscripts, ...) {
       lattice::panel.abline(h = 0, col = plot_colours[["grey"]])
-      type <- if (is_factor[lattice::packet.number()]) c("p", "h") else "l"
-      lattice::panel.xyplot(x, y, type = type, pch = 19, lwd = 1.5, col = plot_colours[["blue"]], origin = 0)
+      factors <- is_factor[lattice::packet.number()]
+      type <- if (!factors) "l" else if (several) "b" else c("p", "h")
+      of_class <- as.integer(groups)[subscripts]
+      for (c in unique(of_class)) {
+        lattice::panel.xyplot(x[of_class == c], y[of_class == c], type = type, pch = 19, lwd = 1.5,
+                              col = class_colours[(c - 1L) %% length(class_colours) + 1L], origin = 0)
+      }
     },
     ...
   )
