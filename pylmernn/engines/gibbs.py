@@ -21,7 +21,7 @@ from pylmernn.engines import polyagamma
 from pylmernn.engines.effects import Effects, Prior
 
 #: Conjugate gradients end at this share of the right side, or after this many iterations.
-TOLERANCE, MAX_ITERATIONS = 1e-6, 2000
+TOLERANCE, MAX_ITERATIONS = 1e-4, 2000
 #: Sums of exponentials are kept above this, whose logarithm is finite.
 SMALLEST = 1e-290
 

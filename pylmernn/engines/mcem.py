@@ -51,7 +51,7 @@ FloatArray = NDArray[np.float64]
 CRITERION = "mean deviance"
 MEMORY = 4  # epochs whose draws train the networks together
 SETTLED, FADING = 0.3, 0.6  # share of the epochs with whole steps, and the power by which steps then shorten
-EVERY = 3  # epochs between two computations of the information
+EVERY = 5  # epochs between two computations of the information
 
 
 def fit(
@@ -87,8 +87,12 @@ def fit(
     ValueError
         For an option of a network that does not exist, or where the loss is not finite in the first epoch.
     """
+    from pylmernn.engines.sampledpart import sampler_for
+
     control = control or Control()
     n_classes = len(design.classes) if family.name == "multinomial" else 1
+    sampling = control.sampling.sized(design.n * n_classes, sampler_for(family, design, control.sampling))
+    control = dataclasses.replace(control, sampling=sampling)
     if not design.nets:
         return estimates_of(design, family, n_classes, None, None, nAGQ, control)
     specs = tuple(specify(net, outputs=n_classes) for net in design.nets)
@@ -174,7 +178,7 @@ class SampledMember(Member):
 
     def _sample(self, number: int) -> None:
         """The E-step, and the steps in the parameters, for f as it is."""
-        K, R = self.sampling.per_epoch, self.sampling.burn_in
+        K, R = self.sampling.per_epoch or 1, self.sampling.burn_in or 0
         draws = self.part.transitions((self._offset + self.f)[self.rows], K, K - R, every_class=False)
         gain = min(1.0, max(1.0, number - SETTLED * self._epochs) ** -FADING)
         self.part.step(gain, fixed=True, inform=number % EVERY == 1)

@@ -73,7 +73,9 @@ def estimates_of(
     seed = control.training.seed + 1000
     part = SampledPart(bare, family, n_classes, sampling, seed, sampling.chains, device_for(control.device))
     _begin(part, parts or ())
-    posterior, count = Posterior(part), sampling.warmup + sampling.draws
+    assert sampling.warmup is not None
+    assert sampling.draws is not None
+    posterior, count = Posterior(part, sampling.draws), sampling.warmup + sampling.draws
     message = ""
     try:
         for number in range(count):
@@ -112,13 +114,15 @@ class Posterior:
     Parameters
     ----------
     part : SampledPart
+    draws : int
+        How many there will be.
     """
 
-    def __init__(self, part: SampledPart) -> None:
+    def __init__(self, part: SampledPart, draws: int) -> None:
         self.part, self.count = part, 0
         self.terms: Sequence[RandomTerm] = part.design.random
-        C, sampling = part.n_classes, part.sampling
-        numbers = part.effects.size * C * len(part.b) * sampling.draws
+        C = part.n_classes
+        numbers = part.effects.size * C * len(part.b) * draws
         self.every = max(1, -(-numbers // KEPT_NUMBERS))
         self._kept: list[list[NDArray[np.float32]]] = [[] for _ in self.terms]
         self._sums = [np.zeros((t.n_levels, t.width, C)) for t in self.terms]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 SAMPLERS = ("auto", "polya-gamma", "nuts")
 PRESETS = ("default", "faithful")
+USUAL_DRAWS, LEAST_DRAWS, USUAL_NUMBERS = 100, 40, 20_000_000  # draws, and rows times classes times draws
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,16 @@ class Sampling:
         the No-U-Turn sampler for every family. "auto" takes the first where it can.
     chains : int, default 2
         After training; while networks are trained there is one.
-    draws : int, default 100
-        Kept of each chain after training.
-    warmup : int, default 50
-        Of each chain before these, while the variances settle.
-    per_epoch : int, default 2
-        K: transitions in every epoch of training.
-    burn_in : int, default 1
-        R: how many of them are thrown away.
+    draws : int, optional
+        Kept of each chain after training. By default 100; from 200,000 rows (times classes) on fewer, at least 40.
+    warmup : int, optional
+        Of each chain before these, while the parameters settle; by default 50, or half of the default draws where
+        these are fewer.
+    per_epoch : int, optional
+        K: transitions in every epoch of training; by default 2 of the No-U-Turn sampler, as in the paper, and 1 of
+        "polya-gamma", whose chain goes on from where it was.
+    burn_in : int, optional
+        R: how many of them are thrown away; by default all but one.
     step_size : float, default 0.1
         epsilon_0 of the No-U-Turn sampler, where it starts; then adapted to an acceptance of 0.8.
     fixed_effects_weight : float, optional
@@ -56,10 +59,10 @@ class Sampling:
 
     sampler: str = "auto"
     chains: int = 2
-    draws: int = 100
-    warmup: int = 50
-    per_epoch: int = 2
-    burn_in: int = 1
+    draws: int | None = None
+    warmup: int | None = None
+    per_epoch: int | None = None
+    burn_in: int | None = None
     step_size: float = 0.1
     fixed_effects_weight: float | None = None
     preset: str = "default"
@@ -67,10 +70,10 @@ class Sampling:
     def __post_init__(self) -> None:
         for name, least in (("chains", 1), ("draws", 4), ("warmup", 0), ("per_epoch", 1), ("burn_in", 0)):
             value = getattr(self, name)
-            if not (_is_number(value) and int(value) == value and value >= least):
+            if value is not None and not (_is_number(value) and int(value) == value and value >= least):
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}.")
-        if self.burn_in >= self.per_epoch:
-            raise ValueError(f"burn_in is {self.burn_in} of {self.per_epoch} transitions: keep at least one.")
+        if self.burn_in is not None and self.burn_in >= (self.per_epoch or 2):
+            raise ValueError(f"burn_in is {self.burn_in} of {self.per_epoch or 2} transitions: keep at least one.")
         if not (_is_number(self.step_size) and self.step_size > 0):
             raise ValueError(f"step_size is {self.step_size}: it must be a number above 0.")
         weight = self.fixed_effects_weight
@@ -79,6 +82,33 @@ class Sampling:
         for name, choices in (("sampler", SAMPLERS), ("preset", PRESETS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is '{getattr(self, name)}': use one of {', '.join(choices)}.")
+
+    def sized(self, numbers: int, sampler: str) -> Sampling:
+        """The settings with every None replaced.
+
+        Parameters
+        ----------
+        numbers : int
+            Rows times classes.
+        sampler : {"polya-gamma", "nuts"}
+            What "auto" means here.
+
+        Examples
+        --------
+        >>> Sampling().sized(1_000_000, "polya-gamma").draws
+        40
+        """
+        usual = max(LEAST_DRAWS, min(USUAL_DRAWS, USUAL_NUMBERS // numbers))
+        K = self.per_epoch or (1 if sampler == "polya-gamma" else 2)
+        return replace(
+            self,
+            sampler=sampler,
+            draws=usual if self.draws is None else self.draws,
+            warmup=usual // 2 if self.warmup is None else self.warmup,
+            per_epoch=K if self.burn_in is None else max(K, self.burn_in + 1),
+            burn_in=K - 1 if self.burn_in is None else self.burn_in,
+            fixed_effects_weight=self.weight_of_fixed_effects,
+        )
 
     @property
     def weight_of_fixed_effects(self) -> float:
