@@ -75,11 +75,12 @@ class Likelihood:
         return self._arrays[chains]
 
     def _multinomial(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self._codes.expand(len(eta), -1)[:, :, None]
-        logs = torch.log_softmax(eta, dim=2)
-        values = logs.gather(2, codes)[:, :, 0] @ self.weights
-        score = logs.exp().neg_().scatter_add_(2, codes, torch.ones_like(logs[:, :, :1]))
-        return values, score.mul_(self.weights[:, None])
+        """With classes before rows, as products with Z leave them: several times faster than classes last."""
+        codes = self._codes.expand(len(eta), 1, -1)
+        logs = torch.log_softmax(eta.transpose(1, 2), dim=1)
+        values = logs.gather(1, codes)[:, 0] @ self.weights
+        score = logs.exp_().neg_().scatter_add_(1, codes, torch.ones_like(logs[:, :1]))
+        return values, score.mul_(self.weights).transpose(1, 2)
 
     def information(self, eta: Tensor) -> Tensor:
         """Expected information (S, n, C) of each row in each linear predictor on its own."""
@@ -110,7 +111,8 @@ class EffectsDensity:
     """
 
     def __init__(self, effects: Effects, prior: Prior, likelihood: Likelihood, offset: Tensor) -> None:
-        self.effects, self.prior, self.likelihood, self.offset = effects, prior, likelihood, offset
+        self.effects, self.prior, self.likelihood = effects, prior, likelihood
+        self.offset = offset.to(torch.float64).T.contiguous().T  # in memory as the linear predictors are
         self.n_classes = offset.shape[1]
 
     def unflatten(self, x: Tensor) -> Tensor:
