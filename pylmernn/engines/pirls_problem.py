@@ -235,16 +235,19 @@ class GeneralizedProblem:
 
     def _dispersion_curvature(self, eta: FloatArray, x: FloatArray) -> FloatArray:
         """Second derivatives (k, k) of -2 log f in the coordinates x (k,) of the dispersion, eta held."""
-        width = 1e-4
+        width, k = 1e-4, len(x)
+        if not k:
+            return np.zeros((0, 0))
 
         def gradient(at: FloatArray) -> FloatArray:
             phi = self.family.from_unconstrained(at)
-            return np.asarray(self.family.chain(phi).T @ self.data.by_dispersion(eta, phi).loglik.sum(axis=1))
+            score = self.family.dispersion_score(self.data.y, self.data.weights, eta, phi)
+            return np.asarray(self.family.chain(phi).T @ score, dtype=np.float64)
 
-        H = np.empty((len(x), len(x)))
-        for j, step in enumerate(width * np.eye(len(x))):
+        H = np.empty((k, k))
+        for j, step in enumerate(width * np.eye(k)):
             H[j] = (gradient(x - step) - gradient(x + step)) / width
-        H[np.diag_indices(len(x))] = np.maximum(np.diagonal(H), 1e-3)
+        H[np.diag_indices(k)] = np.maximum(np.diagonal(H), 1e-3)
         return 0.5 * (H + H.T)
 
     def start(self) -> FloatArray:

@@ -160,6 +160,10 @@ class Family(ABC):
         """Derivatives in phi, for families that have it."""
         raise NotImplementedError
 
+    def dispersion_score(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: Dispersion) -> FloatArray:
+        """Derivative (k,) of the log-likelihood in phi."""
+        return np.atleast_2d(self.by_dispersion(y, weights, eta, phi).loglik).sum(axis=1)
+
     def unconstrained(self, phi: Dispersion) -> FloatArray:
         """The dispersion in coordinates (k,) without bounds, for a search: its logarithm."""
         return np.log([phi]) if self.has_dispersion else np.empty(0)

@@ -142,6 +142,15 @@ class Ordinal(Family):
             spread(expit(-upper) + gap, -expit(lower) - gap), spread(f, g), spread(f * _bend(upper), g * _bend(lower))
         )
 
+    def dispersion_score(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: FloatArray) -> FloatArray:
+        """See :meth:`Family.dispersion_score`; without the arrays (K - 1, n)."""
+        upper, lower = self._cuts(y, eta, phi)
+        with np.errstate(over="ignore"):
+            gap = 1.0 / np.expm1(upper - lower)
+        codes, size = y.astype(np.intp), len(phi) + 2
+        above = np.bincount(codes + 1, weights * (expit(-upper) + gap), size)
+        return np.asarray((above - np.bincount(codes, weights * (expit(lower) + gap), size))[1:-1], dtype=np.float64)
+
     def density(self, y: torch.Tensor, weights: torch.Tensor, eta: torch.Tensor, phi: FloatArray) -> torch.Tensor:
         """See :meth:`Family.density`."""
         import torch

@@ -36,8 +36,8 @@ class UserFamily(Family):
         Parameters besides eta, estimated with the others: their number, names, or names with values to start from. They
         are positive; for a probability take ``phi / (1 + phi)``, for any number its logarithm.
     mean, variance : callable, optional
-        ``(mu, phi) -> (n,)`` in NumPy: mean (by default mu) and variance of y. Without a variance, scores over their root
-        mean square stand for Pearson residuals.
+        ``(mu, phi) -> (n,)`` in NumPy: mean (by default mu) and variance of y. Without a variance, scores over their
+        root mean square stand for Pearson residuals.
     draw : callable, optional
         ``draw(rng, mu, phi) -> (n,)``: random responses; ``simulate()`` and the bootstrap need it.
     check : callable, optional

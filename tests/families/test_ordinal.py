@@ -47,6 +47,7 @@ def test_derivatives():
     np.testing.assert_allclose(slope, difference(lambda e: FAMILY.curvature(y, w, e, ALPHA)[0], eta), **close)
     np.testing.assert_allclose(step.observed, weight, rtol=1e-14)
     by = FAMILY.by_dispersion(y, w, eta, ALPHA)
+    np.testing.assert_allclose(FAMILY.dispersion_score(y, w, eta, ALPHA), by.loglik.sum(axis=1), rtol=1e-12)
     for j, unit in enumerate(np.eye(3)):
         of = {
             "loglik": lambda t, u=unit: FAMILY.step(y, w, eta, ALPHA + t * u).loglik,
