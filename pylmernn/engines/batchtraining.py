@@ -24,6 +24,7 @@ from pylmernn.training.options import Training
 
 FloatArray = NDArray[np.float64]
 
+INTERRUPTED = "training was interrupted"
 VARIANCE_RATE = 2e-2  # learning rate of variance parameters, on log scale
 
 #: what the preset "faithful" fixes
@@ -129,7 +130,9 @@ def run_epochs(
             if training.patience is not None and epoch - best[1] >= training.patience:
                 break
     except KeyboardInterrupt:
-        stopped = "training was interrupted"
+        if not history["epoch"]:
+            raise
+        stopped = INTERRUPTED
     except FloatingPointError as error:
         epoch = len(history["epoch"]) + 1
         if epoch == 1:
@@ -166,7 +169,13 @@ def run_folds(
     f = np.empty(design.n)
     for k in range(folds):
         rows = np.flatnonzero(fold_of != k) if folds > 1 else np.arange(design.n)
-        runs.append(train(rows, training.seed + k))
+        try:
+            runs.append(train(rows, training.seed + k))
+        except KeyboardInterrupt:  # before an epoch of this fold was over
+            if not runs:
+                raise
+            runs[-1] = dataclasses.replace(runs[-1], stopped=INTERRUPTED)
+            break
         f[fold_of == k] = runs[-1].f[fold_of == k]
         if runs[-1].stopped:
             break

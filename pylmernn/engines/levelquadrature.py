@@ -180,7 +180,8 @@ def log_densities(
     """
     y, weights, Z, codes = rows
     b = (u @ Lambda.T).index_select(0, codes)
-    eta = fixed[:, None] + torch.einsum("is,iks->ik", Z, b)
+    effects = Z * b[:, :, 0] if Z.shape[1] == 1 else torch.einsum("is,iks->ik", Z, b)
+    eta = fixed[:, None] + effects
     return family.density(y[:, None], weights[:, None], eta, phi)
 
 
@@ -275,12 +276,13 @@ class QuadratureTrainer(BatchTrainer):
         fixed = fixed + offset
         levels, local = np.unique(codes.numpy(), return_inverse=True)
         Lambda, phi = self._Lambda(), self._phi()
-        nodes = fixed_nodes(self.nodes, len(levels))
         if self.adaptive:
             rows = Observed(y.numpy(), weights.numpy(), Z.numpy(), local, len(levels))
             given, factor = fixed.detach().numpy(), Lambda.detach().numpy()
             found = level_modes(self.family, rows, given, factor, self.phi, self.u[levels], CLOSE)
             nodes = adaptive_nodes(self.nodes, *found)
+        else:
+            nodes = fixed_nodes(self.nodes, len(levels))
         batch = [y, weights, Z, torch.from_numpy(local)]
         return -torch.logsumexp(log_terms(self.family, batch, fixed, Lambda, nodes, phi), dim=1).sum()
 

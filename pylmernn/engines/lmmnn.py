@@ -107,6 +107,8 @@ def fit(
     ValueError
         For an option of a network that does not exist, or where the likelihood is not finite in the first
         epoch.
+    KeyboardInterrupt
+        Where training is interrupted before its first epoch ends; later, what there is then is returned, marked.
     """
     _check(design)
     control = control or Control()

@@ -6,7 +6,8 @@ Simchoni & Rosset (2023), section 6: the likelihood of the levels of one groupin
 The default has adaptive nodes, 7 in each dimension, about the modes of each level in each batch. Batches are of whole
 levels, large ones in parts: likelihoods of parts of the data add up to a composite likelihood, whose score is unbiased
 (Varin, Reid & Firth 2011). The best epoch is kept by the density of held-out rows, each given those rows of its level
-that were learnt from. Theta, beta and the dispersion are then estimated on all rows given f, with 9 adaptive nodes.
+that were learnt from; of a level held out whole these are none, and it is the marginal density. Theta, beta and the
+dispersion are then estimated on all rows given f, with 9 adaptive nodes.
 
 The preset "faithful" trains as the authors' code does: 5 nodes of the prior for all levels, batches of consecutive rows
 sorted by level, each part of a level a cluster of its own, a raw variance from 1. It keeps the trained theta; b are
@@ -95,6 +96,8 @@ def fit(
         For more than one grouping factor, a field, features that are learned, or more than two random effects a level.
     ValueError
         For an option of a network that does not exist, or where the likelihood is not finite in the first epoch.
+    KeyboardInterrupt
+        Where training is interrupted before its first epoch ends; later, what there is then is returned, marked.
     """
     control = control or Control()
     faithful = control.training.preset == "faithful"
@@ -142,8 +145,8 @@ def _check(design: Design, faithful: bool) -> None:
     if _width(design) > most:
         what = "preset 'faithful' of method 'lmmnn'" if faithful else "method 'lmmnn'"
         raise DesignError(
-            f"{' and '.join(labels)} have {_width(design)} random effects a level, but {what} takes at most {most} in "
-            f"generalized models: {instead}"
+            f"a level has {_width(design)} random effects in {' and '.join(labels)}, but {what} takes at most {most} "
+            f"in generalized models: {instead}"
         )
 
 

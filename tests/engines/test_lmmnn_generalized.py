@@ -353,6 +353,37 @@ def test_interrupted_training_keeps_the_best(monkeypatch):
     assert found.networks.best_epoch[0] == 1 + int(np.argmin(found.networks.history["validation"]))
 
 
+@pytest.mark.parametrize("last", [0, 2])
+def test_interrupted_before_an_epoch_is_over(monkeypatch, last):
+    """In the first fold there is nothing to return; in the second there are the networks of the first."""
+    design, family, *_ = simulate(400, 20)
+    real, calls = lq.QuadratureTrainer.epoch, []
+
+    def stops(self, order):
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(self, order)
+
+    monkeypatch.setattr(lq.QuadratureTrainer, "epoch", stops)
+    control = Control(training=Training(epochs=2, folds=2))
+    if not last:
+        with pytest.raises(KeyboardInterrupt):
+            lmmnn_generalized.fit(design, family, 1, control)
+        return
+    found = lmmnn_generalized.fit(design, family, 1, control)
+    assert len(found.networks.members) == 1
+    assert not found.convergence.converged
+
+
+def test_an_effect_without_variance_stays_at_zero():
+    design, family, *_ = simulate(400, 20)
+    at = lmmnn_generalized.estimates_at_theta(design, family, np.array([1e-9]), 9, Control())
+    means = lmmnn_generalized.with_posterior_means(design, at, 5)
+    assert np.isfinite(at.objective)
+    assert np.abs(means.b[0]).max() < 1e-8
+
+
 @pytest.mark.parametrize("family", ["binomial", "poisson"])
 def test_faithful_keeps_the_trained_variance_and_posterior_means(family):
     design, chosen, _, b = simulate(1500, 50, 0.5, family)
@@ -396,7 +427,7 @@ def test_more_factors_are_refused():
 
 def test_many_columns_are_refused():
     design, family, *_ = simulate(400, 20, slope=True)
-    with pytest.raises(DesignError, match="2 random effects a level, but preset 'faithful'"):
+    with pytest.raises(DesignError, match=r"2 random effects in \(1 \| g\), but preset 'faithful'"):
         lmmnn_generalized.fit(design, family, 1, Control(training=Training(preset="faithful")))
 
 
