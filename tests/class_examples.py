@@ -46,21 +46,18 @@ def class_design(formula=FORMULA, data=None):
 def class_draws(design, b, covariances, chains=2, draws=40, seed=5, **changes):
     """Draws around given effects."""
     rng = np.random.default_rng(seed)
-    C = len(design.classes)
     spread = [value + 0.2 * rng.normal(size=(chains, draws, *value.shape)) for value in b]
-    diagonals = [np.einsum("cdd->cd", S) for S in covariances]
+    flat = np.concatenate([np.einsum("cdd->dc", S).ravel() for S in covariances])
     names = tuple(
-        f"{term.group}.{column}.{name}" for term in design.random for name in design.classes
-        for column in term.column_names
+        f"var({term.group}.{column}.{name})" for term in design.random for column in term.column_names
+        for name in design.classes
     )  # fmt: skip
-    flat = np.concatenate([d.ravel() for d in diagonals])
     settings = {
         "b": tuple(value.astype(np.float32) for value in spread),
         "variances": flat * np.exp(0.3 * rng.normal(size=(chains, draws, len(flat)))),
         "names": names, "rhat": 1.02, "ess": 160.0, "divergences": 0, "accept": 1.0, "sampler": "polya-gamma",
         "n_chains": chains, "n_draws": draws,
     }  # fmt: skip
-    assert len(names) == len(flat) == sum(t.width * C for t in design.random)
     return Draws(**{**settings, **changes})
 
 

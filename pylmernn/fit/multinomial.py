@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pylmernn.engines.control import Control
 from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.fit import multinomial_predict, multinomial_tidy, refit
 from pylmernn.fit import predict as prediction
@@ -22,8 +23,9 @@ from pylmernn.fit.networks import network_text, short_network_text
 from pylmernn.fit.probabilities import marginal_softmax, most_likely, softmax
 from pylmernn.fit.reform import group_codes, selection
 from pylmernn.fit.update import update_formula
+from pylmernn.fit.update_ranef import longer_networks
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.data import as_pandas
+from pylmernn.formula.append import append_rows
 from pylmernn.formula.design import Design, DesignError, FloatArray, NewRows
 
 if TYPE_CHECKING:
@@ -222,19 +224,6 @@ class MultinomialFit(ClassEstimateVerbs):
         index = self._row_names if index is None else index
         return pd.DataFrame({f"sim_{i + 1}": self._classes(codes[:, i], index) for i in range(nsim)})
 
-    def codes_of(self, newdata: Any) -> np.ndarray:
-        """Class codes of the response in new rows, (m,); -1 where it is missing or no class of the model.
-
-        Raises
-        ------
-        DesignError
-            Where the response is not in the data.
-        """
-        table, name = as_pandas(newdata), self.design.response
-        if name not in table:
-            raise DesignError(f"newdata has no column '{name}': it needs the response to compare with.")
-        return np.asarray(pd.Index(self.classes).get_indexer(pd.Index(_labels(table[name]))))
-
     def model_frame(self) -> pd.DataFrame:
         """The variables of the model, one row for each row in use; the response as a factor of its classes."""
         table, name = self.frame.frame.copy(), self.design.response
@@ -274,6 +263,36 @@ class MultinomialFit(ClassEstimateVerbs):
             raise DesignError(str(error)) from None
         estimates = GENERALIZED_METHODS["mcem"](design, family, 1, self.call.get("control"), None)
         fit = type(self)(design, estimates, self.frame, self.call)
+        for message in fit._messages:
+            warnings.warn(message, UserWarning, stacklevel=2)
+        return fit
+
+    def update_random_effects(self, newdata: Any) -> MultinomialFit:
+        """The fit with random effects that know more rows: their posterior given the old and the new ones, by sampling.
+
+        Fixed effects, variances and networks stay as they were estimated, so that a level which the fit has not seen
+        gets its effects from a few rows, without a refit.
+
+        Parameters
+        ----------
+        newdata : DataFrame
+            New rows with the response, of old levels, new ones or both. Rows that lack a value are left out.
+
+        Raises
+        ------
+        DesignError
+            For a class that the fit has not seen, or an offset that was given as values.
+        """
+        from pylmernn.engines.mcem_effects import effects_at
+
+        rows = self.frame.new_data(newdata, self.design)
+        design, frame, kept = append_rows(self.design, self.frame, newdata, rows, None, "multinomial")
+        estimates, networks = self.estimates, self.estimates.networks
+        if networks is not None:
+            f = networks.values([inputs[kept] for inputs in rows.nets])
+            estimates = dataclasses.replace(estimates, networks=longer_networks(networks, f))
+        estimates = effects_at(design, estimates, self.call.get("control") or Control())
+        fit = type(self)(design, estimates, frame, {**self.call, "data": None})
         for message in fit._messages:
             warnings.warn(message, UserWarning, stacklevel=2)
         return fit

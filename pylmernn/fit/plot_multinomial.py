@@ -13,6 +13,7 @@ from pylmernn.fit import plot_classes, plot_networks
 from pylmernn.fit.networks import plot_history
 from pylmernn.fit.plot_classes import BLUE, DENSITY_FROM, GREY, ORANGE, smooth_density
 from pylmernn.fit.ranef import terms_by_group
+from pylmernn.formula.append import new_response
 from pylmernn.formula.design import DesignError, FloatArray
 
 if TYPE_CHECKING:
@@ -308,9 +309,10 @@ def _observed(fit: MultinomialFit, newdata: Any) -> tuple[FloatArray, FloatArray
     if newdata is None:
         shares = plot_classes.indicators(fit.design.y, C)
         return fit.predict_proba().dropna().to_numpy(), shares, f"{fit.nobs():,} rows of the fit"
-    probabilities, codes = fit.predict_proba(newdata, allow_new_levels=True), fit.codes_of(newdata)
-    whole = ~probabilities.isna().any(axis=1).to_numpy() & (codes >= 0)
-    shares = plot_classes.indicators(codes[whole].astype(np.float64), C)
+    probabilities = fit.predict_proba(newdata, allow_new_levels=True)
+    codes = new_response(fit.design, fit.frame, newdata, family="multinomial")[0]
+    whole = ~probabilities.isna().any(axis=1).to_numpy() & np.isfinite(codes)
+    shares = plot_classes.indicators(codes[whole], C)
     return probabilities.to_numpy()[whole], shares, f"{int(whole.sum()):,} new rows"
 
 

@@ -132,7 +132,7 @@ def sampling_messages(draws: Draws) -> list[str]:
     if draws.rhat > RHAT_LIMIT:
         other = ", or sampler='polya-gamma' for a binomial (logit) or multinomial model" if nuts else ""
         found.append(
-            f"the chains do not agree: R-hat is {draws.rhat:.2f} (1 where they do, above {RHAT_LIMIT} too large), so "
+            f"the chains do not agree: R-hat is {draws.rhat:.3f} (1 where they do, above {RHAT_LIMIT} too large), so "
             f"variances and effects are uncertain; try Sampling(warmup=..., draws=...) with larger numbers{other}"
         )
     if draws.divergences > 0:

@@ -301,12 +301,12 @@ def test_summary_without_standard_errors_or_fixed_effects(fit):
 def test_chains_that_do_not_mix_are_told_in_words(fit):
     draws = dataclasses.replace(fit.estimates.draws, rhat=1.34, sampler="nuts", divergences=12)
     (mixing, diverged) = fit_messages(dataclasses.replace(fit.estimates, draws=draws))
-    assert "R-hat is 1.34" in mixing
+    assert "R-hat is 1.340" in mixing
     assert "sampler='polya-gamma'" in mixing
     assert diverged.startswith("12 draws diverged")
     assert fit_messages(fit.estimates) == ()
     text = str(copy_of(fit, draws=draws).summary())
-    assert "R-hat is 1.34" in text
+    assert "R-hat is 1.340" in text
     assert max(map(len, text.split("\n"))) <= 80
     stopped = dataclasses.replace(fit.estimates.convergence, converged=False, message="sampling was interrupted")
     assert fit_messages(dataclasses.replace(fit.estimates, convergence=stopped)) == (
@@ -393,7 +393,7 @@ def test_pictures(fit, neural):
     dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     level = fit.design.random[0].codes[4]
     assert dashed[0].get_xdata()[0] == fit.estimates.b[0][level, 0, 0]
-    assert len(fit.plot("trace", names="h.(Intercept).car").axes) == 1
+    assert len(fit.plot("trace", names="var(h.(Intercept).car)").axes) == 1
     assert len(fit.plot("calibration", newdata=class_data().head(150)).lines) > 3
     assert "AUC" in fit.plot("roc").get_legend().get_texts()[0].get_text()
     assert neural.plot("partial", inputs="z").axes[0].get_xlabel() == "z"
@@ -443,6 +443,29 @@ def test_a_sampled_fit_answers_alike(real, tmp_path):
     assert other.deviance() > real.deviance()
 
 
+def test_new_rows_give_new_levels_their_posterior():
+    fit = class_fit("way ~ 1 + (1 | g)", class_data(60))
+    fit.call["control"] = Control(sampling=Sampling(chains=2, draws=300, warmup=20))
+    new = pd.DataFrame({"way": ["bus"] * 9 + ["car"] * 2 + ["walk"], "x": 0.0, "g": "new"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        longer = fit.update_random_effects(new)
+    assert longer.nobs() == 72
+    assert longer.ngrps() == {"g": 13}
+    pd.testing.assert_frame_equal(longer.fixef(), fit.fixef())
+    axis = np.linspace(-5, 5, 81)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    sd = np.sqrt(fit.estimates.covariances[0][:, 0, 0])
+    P = softmax(fit.estimates.beta[0] + sd * grid)
+    density = np.exp(-0.5 * (grid**2).sum(axis=1)) * P[:, 0] ** 9 * P[:, 1] ** 2 * P[:, 2]
+    mean = sd * (density @ grid) / density.sum()
+    np.testing.assert_allclose(longer.ranef()["g"].loc["new"], mean - mean.mean(), atol=0.05)
+    assert np.abs(mean - mean.mean()).max() > 0.3
+    np.testing.assert_allclose(longer.predict(type="link"), longer.estimates.eta, atol=1e-10)
+    with pytest.raises(DesignError, match="class 'tram', which the fit has not seen"):
+        fit.update_random_effects(new.assign(way="tram"))
+
+
 MISTAKES = [
     (lambda f: f.predict(class_data().head(1).assign(g="zz")), "new levels in the grouping factor 'g': 'zz'"),
     (lambda f: f.simulate(1, newdata=class_data().head(1).assign(g="zz")), "draw effects for them"),
@@ -467,7 +490,7 @@ MISTAKES = [
     (lambda f: f.plot("ranef", classes="tram"), "no class 'tram'"),
     (lambda f: f.plot("distribution", row=-5), "no row '-5'"),
     (lambda f: f.plot("trace", names="v"), "no variance 'v'"),
-    (lambda f: f.plot("roc", newdata=pd.DataFrame({"x": [0.0], "g": ["g1"], "h": ["h1"]})), "no column 'way'"),
+    (lambda f: f.plot("roc", newdata=pd.DataFrame({"x": [0.0], "g": ["g1"], "h": ["h1"]})), "'way'"),
     (lambda f: f.history(), "no network"),
     (lambda f: f.refit(["bus"] * 300), "one class only|is constant"),
     (lambda f: f.refit(["bus", "tram"] * 150), "no class of the model in row 2: use bus, car, walk"),
