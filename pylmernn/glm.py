@@ -66,7 +66,9 @@ def glmernn(
         "inverse.gaussian" (1/mu^2, log, inverse), "negative.binomial" (log), "beta" (logit, probit, cloglog); a link
         other than the first is written "binomial(probit)". Dispersions are estimated with the other parameters: Var(y)
         is ``phi mu^2 / weight`` for Gamma, ``phi mu^3 / weight`` for inverse Gaussian, ``mu + mu^2 / phi`` for negative
-        binomial, ``mu (1 - mu) / (1 + phi)`` for beta.
+        binomial, ``mu (1 - mu) / (1 + phi)`` for beta. "ordinal" is the cumulative logit model for ordered factors,
+        ``P(y <= k) = logistic(phi_k - eta)``, whose thresholds phi stand for the intercept; "multinomial" (softmax) is
+        for unordered classes and fitted by method "mcem". :class:`pylmernn.UserFamily` makes a family of a log-density.
     nAGQ : int, default 1
         1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one or
         several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher. The
