@@ -152,7 +152,7 @@ def lmernn(
     return MixedFit(design, estimates, frame, call)
 
 
-def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) -> MixedFit:
+def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, family: Any = None) -> MixedFit:
     """Read a fit that :meth:`MixedFit.save` wrote; no code of the file is run.
 
     Parameters
@@ -161,19 +161,21 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None) ->
     nets : dict, optional
         Your own torch modules by name, as :func:`lmernn` took them. The file holds their weights, but not their code:
         without them everything works but what needs the networks at new rows, such as ``predict(newdata)``.
+    family : UserFamily, optional
+        Your own family, where the fit has one; a file does not hold its log-density.
 
     Returns
     -------
-    MixedFit
+    MixedFit, GeneralizedFit or MultinomialFit
 
     Raises
     ------
     DesignError
-        Where the file is not a saved fit, or a module does not fit the saved weights.
+        Where the file is not a saved fit, a module does not fit the saved weights, or its family is not given.
     """
     from pylmernn.fit import save
 
-    return save.load(path, nets)
+    return save.load(path, nets, family)
 
 
 def _check_options(method: str, control: Control | None, device: str, seed: int | None) -> Control | None:

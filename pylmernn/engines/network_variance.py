@@ -107,10 +107,58 @@ def calibrate(design: Design, estimates: Estimates, networks: Networks, seed: in
     Calibration
         Slope 1 and noise sigma squared where all rows were learnt from.
     """
+    found = _held_out_errors(design, estimates, networks, seed)
+    if found is None:
+        return Calibration(1.0, estimates.sigma**2)
+    squares, v, level = found.squares, found.v, found.level
+    centre = float(v.mean())
+    slope = min(_slope(squares, v), 0.75 * level / centre) if centre > 0 else 1.0
+    return Calibration(slope, level - slope * centre)
+
+
+def calibrate_working(design: Design, estimates: Estimates, networks: Networks, seed: int = 0) -> Calibration:
+    """The size of errors of a generalized model, from its working linear model, whose noise is 1.
+
+    As the noise is known, the slope is that of the squared errors less 1 through the origin, by least squares with
+    weights ``1 / (2 + 1 / w)``, near the variances of squared Pearson residuals of counts (exactly, for Poisson).
+
+    Parameters
+    ----------
+    design, estimates : the working model, :func:`pylmernn.engines.working_model.working_model`
+    networks : Networks
+    seed : int, default 0
+        Of the choice among more than 5,000 rows.
+
+    Returns
+    -------
+    Calibration
+        With noise 1, and slope 1 where all rows were learnt from.
+    """
+    found = _held_out_errors(design, estimates, networks, seed)
+    if found is None:
+        return Calibration(1.0, 1.0)
+    precision = 1.0 / (2.0 + 1.0 / found.weights)
+    total = float((precision * found.v**2).sum())
+    slope = float((precision * found.v * (found.squares - 1.0)).sum()) / total if total > 0 else 1.0
+    return Calibration(max(1.0, slope), 1.0)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Rows that some member has not learnt from, (m,) each: weights, squared errors, what the last layer adds."""
+
+    weights: FloatArray
+    squares: FloatArray
+    v: FloatArray
+    level: float
+
+
+def _held_out_errors(design: Design, estimates: Estimates, networks: Networks, seed: int) -> _HeldOut | None:
+    """Errors of held-out rows in units of weight 1; None where they are too few."""
     unseen = np.zeros((1, design.n), dtype=bool) if networks.learned is None else ~networks.learned
     rows = np.flatnonzero(unseen.any(axis=0))
     if len(rows) < FEWEST:
-        return Calibration(1.0, estimates.sigma**2)
+        return None
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:ROWS])
     unseen, some = unseen[:, rows], _rows_of_fit(design, rows)
     weights = np.ones(len(rows)) if design.weights is None else design.weights[rows]
@@ -129,10 +177,7 @@ def calibrate(design: Design, estimates: Estimates, networks: Networks, seed: in
             at = np.flatnonzero(own)
             member = one_member(networks, i)
             added[at] = _added_variance(design, estimates, member, _rows_of_fit(design, rows[at]), given_f[at])
-    v = weights * added
-    centre = float(v.mean())
-    slope = min(_slope(squares, v), 0.75 * level / centre) if centre > 0 else 1.0
-    return Calibration(slope, level - slope * centre)
+    return _HeldOut(weights, squares, weights * added, level)
 
 
 def _gain_of_mean(X: FloatArray, values: FloatArray, unseen: NDArray[np.bool_]) -> FloatArray:
