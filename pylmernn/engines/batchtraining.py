@@ -187,10 +187,16 @@ def run_folds(
 
 
 def networks_of(
-    design: Design, specs: tuple[NetSpec, ...], scale: float, runs: Sequence[Run], f: FloatArray, criterion: str
+    design: Design,
+    specs: tuple[NetSpec, ...],
+    scale: float,
+    runs: Sequence[Run],
+    f: FloatArray,
+    criterion: str,
+    centred: bool = False,
 ) -> Networks:
-    """The networks of all runs; f (n,) is centred where there is an intercept to take its mean."""
-    shift = float(f.mean()) if has_constant(design.X) else 0.0
+    """The networks of all runs; f (n,) is centred where an intercept, or something like it, can take its mean."""
+    shift = float(f.mean()) if centred or has_constant(design.X) else 0.0
     history: dict[str, list[float]] = {"member": [float(i) for i, run in enumerate(runs) for _ in run.history["epoch"]]}
     for name in runs[0].history:
         history[name] = [value for run in runs for value in run.history[name]]

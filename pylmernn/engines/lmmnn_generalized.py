@@ -111,7 +111,7 @@ def fit(
         training,
         lambda rows, seed: _train(design, family, specs, start, nodes, rows, training, seed, callback),
     )
-    networks = networks_of(design, specs, 1.0, runs, f, "negative log-likelihood of a row")
+    networks = networks_of(design, specs, 1.0, runs, f, "negative log-likelihood of a row", family.absorbs_constant)
     given = with_networks(design, networks.fitted)
     last = max(nAGQ, LAST_NODES if _width(design) == 1 else LAST_NODES_OF_TWO)
     if faithful:
@@ -167,7 +167,10 @@ class Start:
 def _start(design: Design, family: Family) -> Start:
     problem = GeneralizedProblem(design, family)
     x, m = problem.start(), problem.n_theta
-    return Start(problem.system.X @ x[m : m + design.p], problem.phi(x))
+    beta = x[m : m + design.p]
+    linear = design.X @ (problem.working.transform @ beta)
+    # thresholds make up for what centred columns leave out
+    return Start(linear, family.shifted(problem.phi(x), -problem.constant(beta) - float(linear.mean())))
 
 
 def _train(

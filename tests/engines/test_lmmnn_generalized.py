@@ -23,11 +23,14 @@ from pylmernn.mean.networks import build, specify
 from pylmernn.training.options import Training
 
 QUICK = Training(epochs=8, folds=0)
-FAMILIES = ["binomial", "binomial(probit)", "poisson", "Gamma(log)", "negative.binomial"]
+THRESHOLDS = np.array([-0.6, 0.2, 1.0])
+FAMILIES = ["binomial", "binomial(probit)", "poisson", "Gamma(log)", "negative.binomial", "ordinal"]
 
 
 def responses(family, eta, rng):
     """Some that a family can have."""
+    if family.name == "ordinal":
+        return np.digitize(eta + rng.logistic(size=len(eta)), THRESHOLDS).astype(float)
     if family.name == "binomial":
         return (rng.random(len(eta)) < family.link.inverse(eta)).astype(float)
     if family.name == "Gamma":
@@ -44,14 +47,16 @@ def rows_of(text, sizes, spread, columns=1, seed=0):
     b = spread * rng.normal(size=(len(sizes), columns))
     y = responses(family, fixed + (Z * b[codes]).sum(axis=1), rng)
     rows = lq.Observed(y, rng.integers(1, 3, len(y)).astype(float), Z, codes, len(sizes))
-    return family, rows, fixed, 0.7 if family.has_dispersion else 1.0
+    phi = THRESHOLDS if family.name == "ordinal" else 0.7 if family.has_dispersion else 1.0
+    return family, rows, fixed, phi
 
 
 def log_integrand(family, rows, fixed, Lambda, phi, j, u):
     """Log of the integrand of level j at u (K, d), by the family's own log-densities."""
     own = rows.codes == j
     eta = fixed[own][:, None] + rows.Z[own] @ Lambda @ u.T
-    logs = family.step(rows.y[own][:, None], rows.weights[own][:, None], eta, phi).loglik.sum(axis=0)
+    y, weights = (np.broadcast_to(x[own][:, None], eta.shape).ravel() for x in (rows.y, rows.weights))
+    logs = family.step(y, weights, eta.ravel(), phi).loglik.reshape(eta.shape).sum(axis=0)
     return logs - 0.5 * (u**2).sum(axis=1) - 0.5 * u.shape[1] * np.log(2 * np.pi)
 
 
@@ -183,7 +188,7 @@ def trainer_for(text, adaptive, learn=None, variances=LogCholesky, k=31, batch=4
     return trainer, family, rows, fixed, phi
 
 
-@pytest.mark.parametrize("text", ["binomial", "poisson", "Gamma(log)"])
+@pytest.mark.parametrize("text", ["binomial", "Gamma(log)", "ordinal"])
 def test_the_loss_and_its_gradient_are_those_of_the_integrals(text):
     trainer, family, rows, fixed, phi = trainer_for(text, adaptive=True)
     data = trainer._arranged(np.arange(len(fixed)))
@@ -191,9 +196,12 @@ def test_the_loss_and_its_gradient_are_those_of_the_integrals(text):
     loss.backward()
     sd = trainer.sigma
 
-    def exact(scale=0.0, shift=0.0, log_phi=0.0):
+    def exact(scale=0.0, shift=0.0, coordinate=0.0):
         Lambda = np.array([[sd * np.exp(scale)]])
-        return -brute_force(family, rows, fixed + shift * trainer.X.numpy()[:, 0], Lambda, phi * np.exp(log_phi)).sum()
+        x = family.unconstrained(phi)
+        x[-1:] += coordinate
+        moved = fixed + shift * trainer.X.numpy()[:, 0]
+        return -brute_force(family, rows, moved, Lambda, family.from_unconstrained(x)).sum()
 
     def slope(name, h=1e-3):
         return (exact(**{name: h}) - exact(**{name: -h})) / (2 * h)
@@ -203,7 +211,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_integrals(text):
     assert trainer.psi.grad[0].item() == 0.0  # there is no residual variance
     assert trainer.beta.grad[0].item() == pytest.approx(slope("shift"), rel=1e-4, abs=1e-4)
     if family.has_dispersion:
-        assert trainer.coordinates.grad[0].item() == pytest.approx(slope("log_phi"), rel=1e-4, abs=1e-4)
+        assert trainer.coordinates.grad[-1].item() == pytest.approx(slope("coordinate"), rel=1e-4, abs=1e-4)
 
 
 def test_held_out_rows_are_judged_given_the_rest_of_their_level():
@@ -314,6 +322,18 @@ def test_counts_with_a_random_slope():
     assert found.b[0].shape == (60, 2)
     assert found.nAGQ == 5
     assert np.corrcoef(b[:, 1], found.b[0][:, 1])[0, 1] > 0.7
+
+
+def test_ordered_classes_have_thresholds_and_no_intercept():
+    design, _, f, _ = simulate(1500, 60, 0.5)
+    family, rng = read_family("ordinal"), np.random.default_rng(1)
+    eta = f + 0.7 * rng.normal(size=60)[design.random[0].codes] + 5.0
+    y = np.digitize(eta + rng.logistic(size=1500), THRESHOLDS + 5.0).astype(float)
+    design = dataclasses.replace(design, y=y, X=np.empty((1500, 0)), fixed_names=())
+    found = lmmnn_generalized.fit(design, family, 1, Control(training=Training(epochs=20, folds=0, learning_rate=2e-2)))
+    assert found.networks.fitted.mean() == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(found.phi, THRESHOLDS - f.mean(), atol=0.35)
+    assert np.corrcoef(f, found.networks.fitted)[0, 1] > 0.9
 
 
 def test_folds_give_values_out_of_sample():
