@@ -56,8 +56,8 @@ class Training:
         reproduced: batches of 100 rows (their text; their shipped settings have 30 for one factor) in the same order
         every epoch, sorted by level; at most 500 epochs; the last tenth of the sorted rows held out; stop after 10
         epochs without improvement, keeping the last weights; Adam with learning rate 1e-3; raw variances from 1;
-        networks with ReLU, dropout 0.25 and inputs as they are, unless the formula says otherwise. Only epochs,
-        batch_size, patience and seed can be set beside it.
+        networks with ReLU, dropout 0.25 and inputs as they are, unless the formula says otherwise; in generalized
+        models 5 nodes of the prior, not adaptive. Only epochs, batch_size, patience and seed can be set beside it.
 
     Raises
     ------
