@@ -291,7 +291,7 @@ class QuadratureTrainer(BatchTrainer):
         blocks = []
         for value in self.variances.unpack(self.psi)[1]:
             assert isinstance(value, torch.Tensor)
-            blocks.append(value.sqrt().reshape(1, 1) if value.ndim == 0 else torch.linalg.cholesky(value))
+            blocks.append(value.sqrt().reshape(1, 1) if value.ndim == 0 else torch.linalg.cholesky_ex(value)[0])
         return blocks[0] if len(blocks) == 1 else torch.block_diag(*blocks)
 
     def _phi(self) -> Dispersion:

@@ -451,7 +451,8 @@ def test_many_columns_are_refused():
         lmmnn_generalized.fit(design, family, 1, Control(training=Training(preset="faithful")))
 
 
-def test_a_likelihood_that_is_not_finite_is_told():
-    design, family, *_ = simulate(400, 20, family="poisson")
+@pytest.mark.parametrize("slope", [False, True])
+def test_a_likelihood_that_is_not_finite_is_told(slope):
+    design, family, *_ = simulate(400, 20, family="poisson", slope=slope)
     with pytest.raises(ValueError, match="not finite in epoch 1"):
         lmmnn_generalized.fit(design, family, 1, Control(training=Training(epochs=3, folds=0, learning_rate=1e30)))
