@@ -11,6 +11,7 @@ arXiv:1912.11554, appendix A).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -243,8 +244,7 @@ class Trajectory:
     def _subtree_turns(self, chains: Tensor) -> Tensor:
         """Whether any subtree that ends at the present leaf makes a U-turn (S,)."""
         r = self.edge[1]
-        half = self.leaf >> 1
-        slot = sum(((half >> bit) & 1 for bit in range(self.max_depth)), torch.zeros_like(half))
+        slot = bit_counts(self.max_depth, str(r.device))[self.leaf >> 1]
         odd = (self.leaf & 1) == 1
         begins = (chains & ~odd).nonzero()[:, 0]
         self.kept[0, begins, slot[begins]] = r[begins]
@@ -283,3 +283,9 @@ class Trajectory:
         going = complete & ~turning & (self.depth < self.max_depth)
         self.active &= ~complete | going
         self._begin_subtree(going)
+
+
+@functools.cache
+def bit_counts(bits: int, device: str) -> Tensor:
+    """Numbers of one bits of 0 to ``2^bits - 1``."""
+    return torch.tensor([i.bit_count() for i in range(2**bits)], device=device)
