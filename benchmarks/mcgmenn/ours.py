@@ -94,9 +94,9 @@ def linear(task: ClassTask, seed: int) -> Outcome:
 
 
 def neural(task: ClassTask, seed: int, method: str, control: Control | None = None) -> Outcome:
-    """A fit by one of our methods; without inputs of a network, methods that need one give way to "auto"."""
-    if task.mean == "1" and method != "mcem":
-        method = "auto"
+    """A fit by one of our methods; without inputs of a network by "mcem", which takes many large factors."""
+    if task.mean == "1":
+        method = "mcem"
     control = control or Control()
     control = replace(control, training=replace(control.training, **settings))
     options: dict[str, Any] = {"nets": task.nets} if task.nets else {}
@@ -132,8 +132,7 @@ def probability(fit: Any, task: ClassTask) -> FloatArray:
 
 def epochs(fit: Any) -> float:
     """Epochs of a fit with networks."""
-    history = fit.history()
-    return float(history["epoch"].max()) if len(history) else float("nan")
+    return float("nan") if fit.estimates.networks is None else float(fit.history()["epoch"].max())
 
 
 def variances(fit: Any, task: ClassTask) -> dict[str, float]:

@@ -7,7 +7,7 @@
 
 FOLDER holds the .csv.gz files; PYLMERNN_DATA serves where it is not given. All networks are the same, and trained
 alike, by ours or by the paper's recipe (``--recipe paper``: baselines only). A set without numeric inputs has no
-network: ours is then a generalized linear mixed model. The paper's target encoding of several classes is faulty (see
+network: ours is then a generalized linear mixed model, by method "mcem". The paper's target encoding of several classes is faulty (see
 baselines.py): its figures are not what the method can do. Rows are written to build/benchmarks/mcgmenn_real.csv.
 """
 
@@ -105,7 +105,7 @@ def report(name: str, runs: pd.DataFrame, paper: pd.Series) -> None:
     for method, own in runs.groupby("method", sort=False):
         values = table[method]
         beside = values - table["ours"] if "ours" in table else values * np.nan
-        key = (name, "mcgmenn" if method == "ours" else method)
+        key = (name, "mcgmenn" if method in ("ours", "mcem") else method)
         known = f"{paper[key]:6.2f}" if key in paper.index else ""
         print(
             f"  {method:12s} {values.mean():7.4f} ({values.sem():.4f}) {beside.mean():9.4f} ({beside.sem():.4f})"
