@@ -115,3 +115,15 @@ def test_a_saved_fit_is_the_same(fit, data, tmp_path):
 def test_residuals_and_modes(fit):
     assert fit.deviance() == pytest.approx((fit.residuals() ** 2).sum())
     assert fit.ranef(condVar=True).condsd()["g"].gt(0).all().all()
+
+
+def test_the_size_of_errors_is_read_off_many_rows_and_guessed_of_few():
+    from pylmernn.engines.network_variance import USUAL_SLOPE, drawn_slope
+
+    rng = np.random.default_rng(0)
+    v = rng.uniform(0, 0.5, 200_000)
+    squares = (1 + 9 * v) * rng.chisquare(1, len(v))
+    assert drawn_slope(squares, v, np.full(len(v), 0.2)) == pytest.approx(9.0, abs=0.2)
+    few = slice(0, 20)
+    assert drawn_slope(squares[few], 1e-3 * v[few], np.full(20, 0.2)) == pytest.approx(USUAL_SLOPE, abs=0.1)
+    assert drawn_slope(squares[few], np.ones(20), np.ones(20)) == USUAL_SLOPE
