@@ -7,8 +7,9 @@
 
 FOLDER holds the .csv.gz files; PYLMERNN_DATA serves where it is not given. All networks are the same, and trained
 alike, by ours or by the paper's recipe (``--recipe paper``: baselines only). A set without numeric inputs has no
-network: ours is then a generalized linear mixed model, by method "mcem". The paper's target encoding of several classes is faulty (see
-baselines.py): its figures are not what the method can do. Rows are written to build/benchmarks/mcgmenn_real.csv.
+network: ours is then a generalized linear mixed model, by method "mcem". The paper's target encoding of several classes
+is faulty (see baselines.py): its figures are not what the method can do. Rows are written to
+build/benchmarks/mcgmenn_real.csv.
 """
 
 from __future__ import annotations
