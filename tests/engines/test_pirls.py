@@ -97,6 +97,16 @@ def test_laplace_is_the_dense_one(shape, text):
     assert ours == pytest.approx(dense_laplace(design, family, theta, beta, phi), rel=1e-10)
 
 
+@pytest.mark.parametrize("shape", ["one", "crossed_weighted_offset"])
+@pytest.mark.usefixtures("rest")
+def test_no_fixed_effects(shape):
+    design, family = generalized_design(shape, "binomial")
+    empty = dataclasses.replace(design, X=np.empty((design.n, 0)), fixed_names=())
+    found = pirls.fit(empty, family, 1, Control())
+    assert found.objective == pytest.approx(dense_laplace(empty, family, found.theta, np.empty(0)), rel=1e-8)
+    assert found.beta.shape == (0,)
+
+
 def largest_gap(problem, x):
     """Between the gradient and central differences of the objective, relative to the largest entry."""
     gradient = problem.search(x)[1]
