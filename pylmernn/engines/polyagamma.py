@@ -189,8 +189,9 @@ def _propose_simple(h: Tensor, generator: torch.Generator | None) -> tuple[Tenso
 def _propose_tilted(h: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Proposals (m,) and whether they are rejected; left of the meeting point from the inverse Gaussian (1 / h, 1)."""
     rate = 0.5 * h * h + math.pi**2 / 8.0
-    right_mass = torch.exp(-MEETING * rate).mul_(0.5 * math.pi).div_(rate)
-    left = (_uniform(h, generator) * (2.0 * torch.exp(-h) + right_mass) > right_mass).to(h.dtype)
+    # the mass on the right over that on the left, 2 exp(-h), which would underflow alone
+    odds = torch.exp(h - MEETING * rate).mul_(0.25 * math.pi).div_(rate)
+    left = (_uniform(h, generator) * (1.0 + odds) >= odds).to(h.dtype)
     # Michael, Schucany & Haas (1976); the smaller root without cancellation
     y = torch.randn(h.shape, generator=generator, dtype=h.dtype, device=h.device).square_()
     mean = 1.0 / h

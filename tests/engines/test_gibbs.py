@@ -120,7 +120,7 @@ def test_system_beside_dense_algebra(aligned, slopes):
     solved, iterations = system.solve(right, b)
     exact = torch.linalg.solve(dense, right)
     deviations = torch.linalg.inv(dense).diagonal(dim1=1, dim2=2).sqrt()
-    assert float(((solved - exact).abs() / deviations).max()) < 1e-4  # of the posterior that is drawn from
+    assert float(((solved - exact).abs() / deviations).max()) < 2e-4  # of the posterior that is drawn from
     assert 0 < iterations < 40
     many = NormalEffects(effects, effects.to_cells(omega[:1].expand(20_000, -1)), prior).noise(generator)
     error = (torch.outer(dense[0].diagonal(), dense[0].diagonal()) * 2 / len(many)).sqrt()
