@@ -156,7 +156,7 @@ class Design:
 
     def with_response(self, y: FloatArray) -> Design:
         """The same design with another response, for refit and simulation."""
-        y = np.ascontiguousarray(y, dtype=np.float64)
+        y = np.array(y, dtype=np.float64)  # a copy: a column of a table may be read-only
         if y.shape != self.y.shape:
             raise DesignError(f"the new response has {len(y)} values but the model has {self.n} rows.")
         check_response(y, self.response)
