@@ -21,10 +21,16 @@ OF_DESIGN = (
 
 
 def lower_factor(covariance: FloatArray) -> FloatArray:
-    """The lower triangular L with ``L L' = covariance`` and a diagonal of at least zero, also where it is singular."""
+    """The lower triangular L with ``L L' = covariance`` and a diagonal of at least zero, also where it is singular.
+
+    Examples
+    --------
+    >>> lower_factor(np.array([[4.0, 2.0], [2.0, 2.0]])).round(9).tolist()
+    [[2.0, 0.0], [1.0, 1.0]]
+    """
     values, vectors = np.linalg.eigh(covariance)
     R = np.asarray(np.linalg.qr((vectors * np.sqrt(np.maximum(values, 0.0))).T, mode="r"))
-    return np.asarray((R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]).T)
+    return np.asarray((R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]).T) + 0.0  # no negative zeros
 
 
 def _theta(design: Design, estimates: MultinomialEstimates) -> pd.Series:

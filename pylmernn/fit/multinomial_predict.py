@@ -74,6 +74,11 @@ def observed_loglik(eta: FloatArray, codes: FloatArray) -> FloatArray:
     ----------
     eta : array, shape (n, C)
     codes : array of whole numbers, shape (n,)
+
+    Examples
+    --------
+    >>> observed_loglik(np.zeros((1, 4)), np.array([2.0])).round(4).tolist()
+    [-1.3863]
     """
     return np.asarray(np.take_along_axis(eta, codes.astype(np.intp)[:, None], axis=1)[:, 0] - logsumexp(eta, axis=1))
 

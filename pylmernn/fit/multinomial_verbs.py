@@ -142,7 +142,7 @@ class ClassEstimateVerbs(DataVerbs, NetworkVerbs):
     def isSingular(self, tol: float = 1e-4) -> bool:
         """Whether a standard deviation of random effects is below ``tol``, or a correlation within it of one."""
         floor = [np.linalg.eigvalsh(covariance).min() for covariance in self.estimates.covariances]
-        return bool(min(floor) < tol**2)
+        return bool(min(floor) <= 1.01 * tol**2)  # the sampler keeps variances at 1e-8 and above
 
     # ---- criteria
 

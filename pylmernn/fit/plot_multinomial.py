@@ -140,7 +140,7 @@ def distribution(fit: MultinomialFit, row: Any = None, classes: Sequence[str] | 
     places = [fit.classes.index(c) for c in shown]
     reach = 1.08 * max(float(np.abs(fit.estimates.b[k][:, j, places]).max()) for k, j in panels) or 1.0
     figure, axes = plt.subplots(
-        len(panels), len(shown), figsize=(2.3 * len(shown) + 1.6, 1.25 * len(panels) + 1.2), sharex=True,
+        len(panels), len(shown), figsize=(max(2.3 * len(shown) + 1.6, 5.6), 1.25 * len(panels) + 1.4), sharex=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for (k, j), line in zip(panels, axes, strict=True):
@@ -157,13 +157,19 @@ def distribution(fit: MultinomialFit, row: Any = None, classes: Sequence[str] | 
     for name, ax in zip(shown, axes[0], strict=True):
         ax.set_title(name, fontsize=10)
     figure.supxlabel("effect, added to the linear predictor of the class", fontsize=10)
-    note = "" if at is None else f"; dashed: those of row {row}, observed {fit.classes[int(fit.design.y[at])]}"
-    figure.suptitle(f"Random effects (dotted: their estimated normal distribution{note})", fontsize=10)
+    note = "" if at is None else f"\ndashed: those of row {row}, whose class is {fit.classes[int(fit.design.y[at])]}"
+    figure.suptitle(f"Random effects (dotted: their estimated normal distribution){note}", fontsize=10)
     return figure
 
 
 def contrast_variances(variances: FloatArray) -> FloatArray:
-    """Variances (C,) of independent effects with these variances (C,), each less their mean over classes."""
+    """Variances (C,) of independent effects with these variances (C,), each less their mean over classes.
+
+    Examples
+    --------
+    >>> contrast_variances(np.array([1.0, 1.0])).tolist()
+    [0.5, 0.5]
+    """
     C = len(variances)
     return np.asarray((1.0 - 2.0 / C) * variances + variances.sum() / C**2)
 

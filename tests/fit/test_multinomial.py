@@ -466,6 +466,24 @@ def test_new_rows_give_new_levels_their_posterior():
         fit.update_random_effects(new.assign(way="tram"))
 
 
+@pytest.mark.filterwarnings("ignore:the chains do not agree")
+def test_two_classes_are_the_binomial_model():
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"x": rng.normal(size=600), "g": np.arange(600) % 20})
+    eta = 0.8 * data["x"] + rng.normal(size=20)[data["g"]]
+    data["y"] = (rng.random(600) < 1 / (1 + np.exp(-eta))).astype(float)
+    binomial = pylmernn.glmernn("y ~ x + (1 | g)", data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        settings = Control(sampling=Sampling(draws=60, warmup=30))
+        two = pylmernn.glmernn("y ~ x + (1 | g)", data, family="multinomial", control=settings, seed=1)
+    difference = two.fixef()["1"] - two.fixef()["0"]
+    se = np.sqrt(np.diagonal(binomial.vcov()))
+    assert (np.abs(difference - binomial.fixef()) < 0.3 * se).all()
+    np.testing.assert_allclose(two.fitted()["1"], binomial.fitted(), atol=0.05)
+    assert two.refit(data["y"]).deviance() == pytest.approx(two.deviance(), rel=0.02)  # 1.0 is class "1"
+
+
 MISTAKES = [
     (lambda f: f.predict(class_data().head(1).assign(g="zz")), "new levels in the grouping factor 'g': 'zz'"),
     (lambda f: f.simulate(1, newdata=class_data().head(1).assign(g="zz")), "draw effects for them"),
