@@ -134,7 +134,7 @@ class PolyaGammaGibbs:
         eta = effects.to_rows(effects.cell_eta(rows.reshape(-1, effects.size))).reshape(chains, self.n_classes, -1)
         eta = eta + base
         top = eta.amax(dim=1)
-        weights = torch.exp(eta - top[:, None])
+        weights = (eta - top[:, None]).exp_()
         # sums over the classes after c, and while going on over those before it: no differences of large sums
         after = torch.zeros_like(weights)
         for c in range(self.n_classes - 2, -1, -1):

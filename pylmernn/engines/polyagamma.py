@@ -22,8 +22,8 @@ Proposal = Callable[[Tensor, "torch.Generator | None"], tuple[Tensor, Tensor]]
 MEETING, TILTED = 0.64, 2.36
 #: Up to this many draws of PG(1, z) are summed; beyond, the normal approximation is used.
 LARGEST_SUM = 50
-#: Rows at a time: working arrays that fit a cache.
-CHUNK = 1 << 15
+#: Rows at a time on a CPU: working arrays that fit a cache.
+CHUNK = 1 << 14
 #: Below this u the cumulants come from ``tanh(u) / u = sum_n c_n u^(2 n)``.
 SERIES_RADIUS = 0.25
 TANH_SERIES = (
@@ -136,7 +136,8 @@ def _reject(h: Tensor, propose: Proposal, generator: torch.Generator | None) -> 
     """``J*(1, h)`` (m,): proposes again for the rejected rows until none is left."""
     if not len(h):
         return h
-    first = [propose(part, generator) for part in h.split(CHUNK)]
+    chunk = CHUNK if h.device.type == "cpu" else len(h)
+    first = [propose(part, generator) for part in h.split(chunk)]
     out = torch.cat([x for x, _ in first])
     rows = torch.cat([rejected for _, rejected in first]).nonzero()[:, 0]
     while len(rows):
