@@ -5,9 +5,9 @@
 #' `history()` has a row for each epoch of the training. `importance()` says how much the mean squared error rises when
 #' one input is permuted among the rows, as share of the variance of the response; of a generalized model the deviance,
 #' as share of that of a constant mean. Up to 5,000 rows are used, held-out ones where there are any, each with networks
-#' that have not learnt from it. Inputs that carry the same information share their importance. `partial_dependence()` is
-#' the networks' part of the mean (of a generalized model, of the linear predictor) against one or two of their inputs,
-#' averaged over the others.
+#' that have not learnt from it. Inputs that carry the same information share their importance. `partial_dependence()`
+#' is the networks' part of the mean (of a generalized model, of the linear predictor) against one or two of their
+#' inputs, averaged over the others.
 #'
 #' @param x A fit by [lmernn()] or [glmernn()]; for `history()` also nothing, which is [utils::history()].
 #' @param n_repeats Permutations of each input.
@@ -19,8 +19,8 @@
 #' @param ... Ignored; for `history()` arguments of [utils::history()].
 #' @return Data frames: `history()` with columns member, epoch, loss, validation and validation_levels (errors at rows
 #'   and at whole levels held out), sigma and seconds; `importance()` with network, input, importance and se (its
-#'   standard error over the permutations); `partial_dependence()` with one column for each input, and f; of a multinomial
-#'   model with a row for each class, named in a column class.
+#'   standard error over the permutations); `partial_dependence()` with one column for each input, and f; of a
+#'   multinomial model with a row for each class, named in a column class.
 #' @seealso [plot.merModNN()] draws them.
 #' @name networks
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")

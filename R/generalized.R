@@ -114,7 +114,7 @@ summary.glmerModNN <- function(object, correlation = length(object$beta) <= 20L,
   }
   changed <- list(isLmer = FALSE, useScale = has_scale(object), family = object$family$family,
                   link = object$family$link, coefficients = table, sigma = sigma(object),
-                  sampling = sampling_lines(object$draws), thresholds = if (is_ordinal(object)) thresholds(object))
+                  sampling = sampling_lines(object$draws), thresholds = if (is_ordinal(object)) threshold_table(object))
   result[names(changed)] <- changed
   result
 }

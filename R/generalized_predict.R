@@ -11,12 +11,13 @@
 #'
 #' @inheritParams predict.merModNN
 #' @param object A fit by [glmernn()].
-#' @param type `"link"`, the linear predictor, as in lme4; `"response"`, the mean (for ordinal responses the probabilities
-#'   of the classes, one column each); `"prob"`, the probabilities of the two or more classes of a binomial or ordinal
-#'   response; or `"class"`, the most likely one.
+#' @param type `"link"`, the linear predictor, as in lme4; `"response"`, the mean (for ordinal responses the
+#'   probabilities of the classes, one column each); `"prob"`, the probabilities of the two or more classes of a
+#'   binomial or ordinal response; or `"class"`, the most likely one.
 #' @param se.fit Whether standard errors are wanted, for `"response"` by the delta method. Needs Python.
-#' @param interval `"none"`, `"confidence"` (of the linear predictor, for `"response"` carried through the inverse link) or
-#'   `"prediction"` (of a new response, by 4,000 draws; `TRUE` as well), which needs `type = "response"`. Needs Python.
+#' @param interval `"none"`, `"confidence"` (of the linear predictor, for `"response"` carried through the inverse link)
+#'   or `"prediction"` (of a new response, by 4,000 draws; `TRUE` as well), which needs `type = "response"`. Needs
+#'   Python.
 #' @param marginal Whether means and probabilities of levels that the fit has not seen are averaged over the
 #'   distribution of their effects. Needs Python where there are such levels.
 #' @param seed A seed of the draws behind prediction intervals.

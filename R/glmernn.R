@@ -32,9 +32,9 @@
 #'   which also fits multinomial models, with or without networks. `"auto"` chooses.
 #' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
 #'   `dense_limit`. Of the training of networks: those of [lmernn()]. Of method `"mcem"`: `sampler` (`"polya-gamma"`
-#'   for binomial and multinomial models, `"nuts"` for all, `"auto"`), `chains`, `draws` (kept of each) and `warmup` after
-#'   training, `per_epoch` and `burn_in` while networks are trained, `step_size`, `fixed_effects_weight` (the paper's
-#'   lambda), and `sampling_preset`, of which `"faithful"` does as the authors' code does.
+#'   for binomial and multinomial models, `"nuts"` for all, `"auto"`), `chains`, `draws` (kept of each) and `warmup`
+#'   after training, `per_epoch` and `burn_in` while networks are trained, `step_size`, `fixed_effects_weight` (the
+#'   paper's lambda), and `sampling_preset`, of which `"faithful"` does as the authors' code does.
 #' @param device Where networks are trained and effects sampled: `"cpu"`, `"cuda"`, or `"auto"`, which is CUDA where
 #'   there is one.
 #' @param seed A whole number for training and sampling.
@@ -105,8 +105,8 @@ checked_nodes <- function(nAGQ) {
 }
 
 # The response of a frame as numbers and the prior weights (NULL where there are none): list(y, weights, classes), the
-# last NULL for numbers. `family` is that of a generalized model, as text. Binomial responses become proportions, weighted
-# by the numbers of trials; classes become codes from 0.
+# last NULL for numbers. `family` is that of a generalized model, as text. Binomial responses become proportions,
+# weighted by the numbers of trials; classes become codes from 0.
 observed_in <- function(frame, family = NULL) {
   weights <- stats::model.weights(frame)
   if (is.null(family)) {
@@ -203,9 +203,9 @@ proportions_of <- function(counts, name, weights) {
 }
 
 # Sends a generalized model to Python and makes the fit of the reply. Beyond new_fit() it has: family (R's family
-# object), link, phi (the dispersion or size, the thresholds of an ordinal model), nAGQ, has_dispersion, messages, and two
-# covariances of beta: unscaled_vcov from the curvature in all parameters, given_vcov with the variances taken as known.
-# Its sigma is 1: b is Lambda u without a scale.
+# object), link, phi (the dispersion or size, the thresholds of an ordinal model), nAGQ, has_dispersion, messages, and
+# two covariances of beta: unscaled_vcov from the curvature in all parameters, given_vcov with the variances taken as
+# known. Its sigma is 1: b is Lambda u without a scale.
 estimate_generalized <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings)
@@ -219,6 +219,8 @@ estimate_generalized <- function(model, settings) {
   fit$has_dispersion <- reply$has_dispersion
   fit$phi <- reply$arrays$phi
   fit$nAGQ <- reply$nAGQ
+  K <- length(fit$phi)
+  fit$threshold_vcov <- if (is_ordinal(fit)) matrix(reply$arrays$threshold_vcov, K, K)
   fit$draws <- keep_draws(reply)
   fit$messages <- c(as.character(unlist(reply$messages)), sampling_messages(fit$draws))
   fit$given_vcov <- fit$unscaled_vcov

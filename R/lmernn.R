@@ -94,8 +94,8 @@ refuse_unknown <- function(caller, ...) {
 # Everything about a model but its estimates: what as.merMod, refit and predict need again.
 #
 # Returns a list: frame, fixed (terms, xlev, contrasts), bars (each with its terms and names), y, weights, X, groups
-# (factors) and columns (matrices or NULL), the last two in the order of the formula, and the names of the classes of the
-# response (NULL for numbers). `family` is that of a generalized model, as text.
+# (factors) and columns (matrices or NULL), the last two in the order of the formula, and the names of the classes of
+# the response (NULL for numbers). `family` is that of a generalized model, as text.
 model_parts <- function(parsed, frame, contrasts, family = NULL) {
   fixed <- matrix_part(parsed$fixed, frame, contrasts)
   X <- estimated_columns(fixed, family)

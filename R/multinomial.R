@@ -3,14 +3,15 @@
 #' Verbs of multinomial models
 #'
 #' The probability of class c is the softmax of linear predictors, each with its own fixed effects, random effects and
-#' networks. What is added to all classes alike changes no probability, so fixed and random effects are reported with sum
-#' zero over classes: a positive one means that the class becomes more likely than the classes are on (geometric) average.
-#' Effects of a level are independent over classes, with a variance for each.
+#' networks. What is added to all classes alike changes no probability, so fixed and random effects are reported with
+#' sum zero over classes: a positive one means that the class becomes more likely than the classes are on (geometric)
+#' average. Effects of a level are independent over classes, with a variance for each.
 #'
-#' Random effects are sampled, so there is no likelihood: `logLik()`, `AIC()`, `BIC()`, `anova()`, `drop1()` and verbs that
-#' go through lme4 stop. `deviance()` is -2 times the sum of the log-probabilities of the observed classes at the posterior
-#' means. The summary tells by R-hat and the effective sample size over the chains whether these have converged. Verbs of
-#' [lmernn()]'s fits that are not listed here work too: `formula()`, [ngrps()], [history()], `update()`, `nobs()`.
+#' Random effects are sampled, so there is no likelihood: `logLik()`, `AIC()`, `BIC()`, `anova()`, `drop1()` and verbs
+#' that go through lme4 stop. `deviance()` is -2 times the sum of the log-probabilities of the observed classes at the
+#' posterior means. The summary tells by R-hat and the effective sample size over the chains whether these have
+#' converged. Verbs of [lmernn()]'s fits that are not listed here work too: `formula()`, [ngrps()], [history()],
+#' `update()`, `nobs()`.
 #'
 #' @param object,x,formula A fit by `glmernn(family = "multinomial")`, or what its verbs return.
 #' @param add.dropped Whether columns dropped from a rank-deficient model matrix appear, as `NA`.
@@ -22,9 +23,9 @@
 #'   on the log scale), `"beta_"` all fixed effects.
 #' @param method `"Wald"`: normal limits.
 #' @param type Of predictions: `"link"` (linear predictors), `"response"` or `"prob"` (probabilities) or `"class"` (the
-#'   most likely one); of residuals: `"response"` (1 for the observed class and 0 for the others, less the probabilities),
-#'   `"pearson"` (these over `sqrt(p (1 - p) / weight)`) or `"deviance"` (`sqrt(-2 weight log p)` of the observed class, one
-#'   number a row).
+#'   most likely one); of residuals: `"response"` (1 for the observed class and 0 for the others, less the
+#'   probabilities), `"pearson"` (these over `sqrt(p (1 - p) / weight)`) or `"deviance"` (`sqrt(-2 weight log p)` of the
+#'   observed class, one number a row).
 #' @param newdata,re.form,allow.new.levels,na.action As in [predict.merModNN()].
 #' @param marginal Whether probabilities of levels that the fit has not seen are means over the distribution of random
 #'   effects, which needs Python; else their effects are zero. Such means are nearer to each other.
@@ -35,12 +36,12 @@
 #' @param digits Significant digits.
 #' @param tol A standard deviation below this is singular.
 #' @param ... Nothing.
-#' @return `fixef()` a matrix, columns of the model matrix by classes; `ranef()` and `coef()` lists of data frames, levels
-#'   by classes (with several columns, their names come before the class: `"x:b"`), of which `as.data.frame()` makes one
-#'   table; `VarCorr()` a list of the terms, each a list of covariance matrices by class, which prints with 95% limits of
-#'   the variances and of which `as.data.frame()` makes a table; `vcov()` a matrix; `fitted()` and `predict()` matrices,
-#'   rows by classes, or a factor; `simulate()` a data frame of factors; `summary()` an object of class
-#'   `summary.multinomialModNN`.
+#' @return `fixef()` a matrix, columns of the model matrix by classes; `ranef()` and `coef()` lists of data frames,
+#'   levels by classes (with several columns, their names come before the class: `"x:b"`), of which `as.data.frame()`
+#'   makes one table; `VarCorr()` a list of the terms, each a list of covariance matrices by class, which prints with
+#'   95% limits of the variances and of which `as.data.frame()` makes a table; `vcov()` a matrix; `fitted()` and
+#'   `predict()` matrices, rows by classes, or a factor; `simulate()` a data frame of factors; `summary()` an object of
+#'   class `summary.multinomialModNN`.
 #' @name multinomial
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
 #' set.seed(1)
@@ -73,7 +74,9 @@ new_multinomial_fit <- function(model, settings, reply) {
   names <- colnames(model$X)[kept]
   flist <- shared_factors(model$groups[order], vapply(bars, `[[`, "", "label_group"))
   d <- vapply(bars, function(bar) length(bar$names), 0L)
-  of_terms <- function(letter, dim) lapply(seq_along(bars), function(k) row_major(arrays[[paste0(letter, k - 1L)]], dim(k)))
+  of_terms <- function(letter, dim) {
+    lapply(seq_along(bars), function(k) row_major(arrays[[paste0(letter, k - 1L)]], dim(k)))
+  }
   levels_by_class <- function(k) c(NA, d[k], C)
   structure(
     list(
@@ -85,7 +88,8 @@ new_multinomial_fit <- function(model, settings, reply) {
       beta = matrix(arrays$beta, length(kept), C, byrow = TRUE, dimnames = list(names, classes)),
       fixed_covariance = if (length(arrays$fixed_covariance)) matrix(arrays$fixed_covariance, C * length(kept)),
       b = of_terms("b", levels_by_class), variances = of_terms("v", levels_by_class),
-      covariances = of_terms("c", function(k) c(C, d[k], d[k])), covariance_errors = of_terms("e", function(k) c(C, d[k])),
+      covariances = of_terms("c", function(k) c(C, d[k], d[k])),
+      covariance_errors = of_terms("e", function(k) c(C, d[k])),
       eta = matrix(arrays$eta, ncol = C, byrow = TRUE, dimnames = list(NULL, classes)),
       draws = keep_draws(reply),
       convergence = c(reply$convergence, list(gradient = arrays$gradient)),
@@ -136,11 +140,13 @@ ranef.multinomialModNN <- function(object, condVar = TRUE, drop = FALSE, whichel
 
 # A data frame for each grouping factor, levels x classes, of arrays q x d x C; columns of several terms side by side.
 class_tables <- function(object, parts) {
+  C <- length(object$classes)
   assign <- attr(object$flist, "assign")
   tables <- lapply(seq_along(object$flist), function(i) {
     own <- which(assign == i)
     columns <- do.call(cbind, lapply(own, function(k) {
-      do.call(cbind, lapply(seq_along(object$cnms[[k]]), function(j) matrix(parts[[k]][, j, ], ncol = length(object$classes))))
+      of_columns <- lapply(seq_along(object$cnms[[k]]), function(j) matrix(parts[[k]][, j, ], ncol = C))
+      do.call(cbind, of_columns)
     }))
     colnames(columns) <- class_labels(unlist(object$cnms[own], use.names = FALSE), object$classes)
     data.frame(columns, row.names = levels(object$flist[[i]]), check.names = FALSE)
@@ -192,7 +198,8 @@ coef.multinomialModNN <- function(object, ...) {
     own <- which(names(object$flist)[attr(object$flist, "assign")] == group)
     columns <- unlist(object$cnms[own], use.names = FALSE)
     only_random <- setdiff(columns, rownames(object$beta))
-    fixed <- rbind(matrix(0, length(only_random), length(object$classes), dimnames = list(only_random, NULL)), object$beta)
+    none <- matrix(0, length(only_random), length(object$classes), dimnames = list(only_random, NULL))
+    fixed <- rbind(none, object$beta)
     table <- effects[[group]]
     total <- matrix(as.vector(t(fixed)), nrow(table), length(fixed), byrow = TRUE,
                     dimnames = list(rownames(table), class_labels(rownames(fixed), object$classes)))
@@ -345,7 +352,9 @@ class_parts <- function() {
   shared <- c("X", "Z", "Zt", "Ztlist", "mmList", "y", "Gp", "flist", "n_rtrms", "n_rfacs", "N", "n", "p", "q", "p_i",
               "l_i", "q_i", "k", "cnms", "offset")
   c(native[intersect(shared, names(native))], list(
-    b = function(object) do.call(rbind, lapply(object$b, function(b) matrix(aperm(b, c(2L, 1L, 3L)), ncol = dim(b)[3L]))),
+    b = function(object) {
+      do.call(rbind, lapply(object$b, function(b) matrix(aperm(b, c(2L, 1L, 3L)), ncol = dim(b)[3L])))
+    },
     beta = fixef, fixef = fixef, eta = function(object) object$eta, sigma = function(object) 1
   ))
 }

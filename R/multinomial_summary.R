@@ -30,15 +30,13 @@ class_messages <- function(object) {
 # Title, family, formula and classes with their numbers of rows.
 print_class_header <- function(call, classes, draws, deviance, blank) {
   cat("Generalized linear mixed model fit by Monte Carlo EM [multinomialModNN]\n")
+  cat(sampling_lines(draws), sep = "\n")
   cat(" Family: multinomial  ( softmax )\n")
   lme4::.prt.call(call)
   counts <- paste0("Classes: ", paste0(names(classes), " (", classes, ")", collapse = ", "))
   cat(strwrap(counts, 80, indent = 1L, exdent = 3L), sep = "\n")
   if (blank) cat("\n")
-  texts <- c(sampler = draws$sampler, chains = draws$n_chains, draws = draws$n_draws,
-             "R-hat" = sprintf("%.2f", as.numeric(draws$rhat)), ESS = format(round(as.numeric(draws$ess))),
-             divergences = draws$divergences, deviance = format(round(deviance, 1L)))
-  print(texts, quote = FALSE, right = TRUE)
+  cat(sprintf("Deviance: %s at the posterior means of the random effects\n", format(round(deviance, 1L))))
   if (blank) cat("\n")
 }
 
@@ -73,13 +71,12 @@ print.summary.multinomialModNN <- function(x, digits = max(3, getOption("digits"
     print_class_coefficients(x, digits)
   }
   print_networks(x$networks)
-  if (length(x$messages)) cat("\n")
-  print_messages(x$messages)
+  print_messages(x$messages, "\n")
   invisible(x)
 }
 
-print_messages <- function(messages) {
-  for (text in messages) cat(strwrap(text, 80), sep = "\n")
+print_messages <- function(messages, before = "") {
+  for (text in messages) cat(before, paste0(strwrap(text, 81), "\n"), sep = "")
 }
 
 # R's table of coefficients with a line above those of each class.

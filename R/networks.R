@@ -170,8 +170,9 @@ named_list <- function(options) {
 }
 
 # What a fit keeps: `state` and `shapes` (texts for Python), `arrays` (the weights), `lines` of the summary and
-# `short_lines` of print(), `history` of the `criterion`, how many `outputs` a row has, `best_epoch` of each member, whether the networks' part of each row is
-# `out_of_fold`, which rows no member has learnt from (`held_out`), and `inputs`, each with its expressions and levels.
+# `short_lines` of print(), `history` of the `criterion`, how many `outputs` a row has, `best_epoch` of each member,
+# whether the networks' part of each row is `out_of_fold`, which rows no member has learnt from (`held_out`), and
+# `inputs`, each with its expressions and levels.
 keep_networks <- function(networks, reply, frame) {
   own <- grep("^networks\\.", names(reply$arrays), value = TRUE)
   list(

@@ -9,7 +9,7 @@
 # theta, beta, sigma, unscaled_vcov, b, u (K matrices, columns x levels), cond_var (K arrays or NULL)
 # the bars of embed() carry learned = TRUE where method "lmmnn" has learned their features
 # REML, objective, ldL2, ldRX2, pwrss, wrss, ussq, convergence, settings
-# settings$family, family, link, phi, nAGQ, given_vcov, messages, draws: of generalized models, see
+# settings$family, family, link, phi, nAGQ, given_vcov, messages, draws, threshold_vcov: of generalized models, see
 #                        estimate_generalized()
 # networks               NULL, or what keep_networks() makes; their part of the mean is in the offset of the frame
 new_fit <- function(model, settings, reply) {

@@ -6,10 +6,10 @@
 #' `P(y <= k) = plogis(threshold_k - eta)`, where `eta` is the linear predictor with its random effects and networks. A
 #' larger `eta` means a higher class. The thresholds stand for the intercept, so the model has none.
 #'
-#' `thresholds()` gives the thresholds. `fitted()` and `predict(type = "response")` give the probabilities of the classes,
-#' one column each; `predict(type = "class")` the most likely one. Residuals are those of the codes 0, 1, ... of the classes,
-#' but `"deviance"`, whose squares sum to -2 times the log-density at the conditional modes. All other verbs are those of
-#' [generalized] models.
+#' `thresholds()` gives the thresholds. `fitted()` and `predict(type = "response")` give the probabilities of the
+#' classes, one column each; `predict(type = "class")` the most likely one. Residuals are those of the codes 0, 1, ...
+#' of the classes, but `"deviance"`, whose squares sum to -2 times the log-density at the conditional modes. All other
+#' verbs are those of [generalized] models.
 #'
 #' @param object A fit by `glmernn(family = "ordinal")`.
 #' @param ... Nothing.
@@ -39,6 +39,13 @@ thresholds.glmerModNN <- function(object, ...) {
   }
   classes <- response_names(object)
   stats::setNames(object$phi, paste(classes[-length(classes)], classes[-1L], sep = "|"))
+}
+
+# Thresholds with standard errors, for the summary.
+threshold_table <- function(object) {
+  estimate <- thresholds(object)
+  se <- sqrt(diag(object$threshold_vcov))
+  cbind(Estimate = estimate, "Std. Error" = se, "z value" = estimate / se)
 }
 
 # A family as R has them: its mean is that of the codes 0, 1, ... of the classes.
@@ -72,14 +79,13 @@ fitted.glmerModNN <- function(object, ...) {
 code_residuals <- function(object, residual, type) {
   eta <- linear_predictor(object)
   P <- object$family$probabilities(eta)
-  codes <- seq_len(ncol(P)) - 1
   y <- response_values(object)
   weights <- row_weights(object)
   own <- cbind(seq_along(y), y + 1)
   switch(
     type,
     response = residual,
-    pearson = residual * sqrt(weights / (as.vector(P %*% codes^2) - as.vector(P %*% codes)^2)),
+    pearson = sign(residual) * sqrt(weights * (1 / P[own] - 1) / (ncol(P) - 1)),
     deviance = sign(residual) * sqrt(pmax(-2 * weights * log(P[own]), 0)),
     working = {
       cuts <- c(-Inf, object$phi, Inf)

@@ -17,15 +17,15 @@
 #'     of their locations, with the curve that a `gp()` has estimated;
 #'   * `"map"`: a `gp()` or `embed()` over the region of its locations;
 #'   * `"distribution"`: the distribution of the effects of each grouping factor, with those of one `row` marked;
-#'   * `"calibration"`, `"roc"`: observed classes against probabilities, of binomial and ordinal models, of the rows of the
-#'     fit or of `newdata`;
+#'   * `"calibration"`, `"roc"`: observed classes against probabilities, of binomial and ordinal models, of the rows of
+#'     the fit or of `newdata`;
 #'   * `"trace"`: variances over the draws of method `"mcem"`, a line for each chain.
 #' @param inputs Names of inputs, for `"partial"`.
 #' @param pair Two inputs, for `"partial"`.
 #' @param term Which field, for `"variogram"` and `"map"`: `"gp(lon, lat)"`; by default the first.
 #' @param row The name of a row of the data, for `"distribution"`.
-#' @param newdata A data frame with the response, best of rows that the model has not learnt from, for `"calibration"` and
-#'   `"roc"`.
+#' @param newdata A data frame with the response, best of rows that the model has not learnt from, for `"calibration"`
+#'   and `"roc"`.
 #' @param bins How many bins of equal size, for `"calibration"`.
 #' @param n_repeats,seed As in [importance()].
 #' @param grid_size Points along an axis, for `"partial"` and `"map"`.
@@ -173,7 +173,8 @@ plot_partial <- function(x, inputs, grid_size, seed, ...) {
     table <- partial_dependence(x, input, grid_size, seed)
     levels <- levels(table[[1L]])
     class <- if (is.null(table$class)) "" else table$class
-    list(points = data.frame(input = input, value = as.numeric(table[[1L]]), f = table$f, class = class), levels = levels,
+    list(points = data.frame(input = input, value = as.numeric(table[[1L]]), f = table$f, class = class),
+         levels = levels,
          at = if (is.null(levels)) pretty(table[[1L]]) else seq_along(levels))
   })
   points <- do.call(rbind, lapply(curves, `[[`, "points"))

@@ -35,7 +35,8 @@ named_levels <- 60L # with more, names on an axis cannot be read
 #' plot(fit, "distribution", row = "7")
 #' plot(fit, "calibration")
 plot.multinomialModNN <- function(x, kind = "ranef", term = NULL, column = NULL, classes = NULL, row = NULL,
-                                  newdata = NULL, bins = 10, inputs = NULL, n_repeats = 5, seed = 0, grid_size = 40, ...) {
+                                  newdata = NULL, bins = 10, inputs = NULL, n_repeats = 5, seed = 0, grid_size = 40,
+                                  ...) {
   kinds <- c("ranef", "distribution", "trace", "calibration", "roc", "history", "importance", "partial")
   if (!is.character(kind) || !isTRUE(kind %in% kinds)) {
     stop(sprintf("plot() of a multinomial model has no kind '%s': use one of %s.", format(kind)[1L],
@@ -199,7 +200,8 @@ observed_classes <- function(object, newdata) {
     note <- sprintf("%d new rows", nrow(frame))
   }
   observed <- observed_in(frame, family)
-  shares <- if (is_categorical(family)) outer(observed$y, seq_len(ncol(P)) - 1, `==`) + 0 else cbind(1 - observed$y, observed$y)
+  y <- observed$y
+  shares <- if (is_categorical(family)) outer(y, seq_len(ncol(P)) - 1, `==`) + 0 else cbind(1 - y, y)
   classes <- if (is.null(object$classes)) response_names(object) else object$classes
   colnames(P) <- colnames(shares) <- classes
   trials <- if (is_categorical(family) || is.null(observed$weights)) rep(1, nrow(P)) else observed$weights

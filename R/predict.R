@@ -253,8 +253,8 @@ predicted <- function(object, rows, include) {
   total
 }
 
-# Variances of predictions (of generalized models, of linear predictors), from Python, and the noise of a new observation
-# beyond them: list(variance, noise), with NA where a row has missing values.
+# Variances of predictions (of generalized models, of linear predictors), from Python, and the noise of a new
+# observation beyond them: list(variance, noise), with NA where a row has missing values.
 prediction_variances <- function(object, rows, include) {
   m <- length(rows$names)
   X <- if (is.null(rows$X)) matrix(0, m, length(object$beta)) else rows$X

@@ -85,8 +85,7 @@ print.summary.merModNN <- function(x, digits = max(3, getOption("digits") - 3), 
   cat(lines, sep = "\n")
   if (length(x$thresholds)) {
     cat("\nThresholds:\n")
-    cells <- format(x$thresholds, digits = digits)
-    print(matrix(cells, dimnames = list(names(x$thresholds), "Estimate")), quote = FALSE, right = TRUE)
+    stats::printCoefmat(x$thresholds, digits = digits, cs.ind = 1:2, tst.ind = 3L, has.Pvalue = FALSE)
   }
   print_networks(x$networks)
   invisible(x)

@@ -2,11 +2,12 @@
 
 #' Random effects of more rows and new levels
 #'
-#' The conditional modes of the random effects given the rows of the fit and new ones. Fixed effects, variances,
-#' dispersion and networks stay as they were estimated, so that a level which the fit has not seen gets its effect from a
-#' few rows, without fitting again.
+#' The conditional modes of the random effects (of a multinomial model, their posterior means, sampled anew) given the
+#' rows of the fit and new ones. Fixed effects, variances,
+#' dispersion and networks stay as they were estimated, so that a level which the fit has not seen gets its effect from
+#' a few rows, without fitting again.
 #'
-#' @param object A fit by [lmernn()] or [glmernn()], but not of a multinomial model.
+#' @param object A fit by [lmernn()] or [glmernn()].
 #' @param newdata A data frame with new rows, the response among its columns, of old levels, new ones or both. Rows that
 #'   lack a value are left out.
 #' @param ... Nothing.
@@ -22,8 +23,8 @@ update_random_effects <- function(object, newdata, ...) UseMethod("update_random
 #' @rdname update_random_effects
 #' @export
 update_random_effects.merModNN <- function(object, newdata, ...) {
-  known <- nrow(object$frame)
   longer <- longer_fit(object, newdata)
+  known <- nrow(object$frame)
   model <- model_of(longer)
   model$X <- fixed_matrix(longer) # columns that were dropped stay so
   sent <- send_fit(longer, model = model)
@@ -47,18 +48,42 @@ update_random_effects.merModNN <- function(object, newdata, ...) {
   longer
 }
 
-#' @rdname multinomial
+#' @rdname update_random_effects
 #' @export
 update_random_effects.multinomialModNN <- function(object, newdata, ...) {
-  not_multinomial("update_random_effects()", "fit the model again")
+  longer <- longer_fit(object, newdata)
+  C <- length(object$classes)
+  longer$b <- longer$variances <- lapply(longer$b, function(b) array(0, c(ncol(b), nrow(b), C)))
+  longer$eta <- matrix(0, nrow(longer$frame), C)
+  model <- model_of(longer)
+  model$X <- fixed_matrix(longer)
+  sent <- send_fit(longer, model = model)
+  settings <- object$settings[c("control", "device", "seed")]
+  if (length(settings$control) == 0L) settings$control <- NULL
+  meta <- c(sent$meta, settings, list(known = nrow(object$frame)))
+  reply <- call_python("update_class_effects", meta, sent$buffers, sent$modules)
+  take <- function(letter) {
+    Map(function(k, b) row_major(reply$arrays[[paste0(letter, k)]], dim(b)), seq_along(longer$b) - 1L, longer$b)
+  }
+  longer$b <- take("b")
+  longer$variances <- take("v")
+  longer$eta <- matrix(reply$arrays$eta, ncol = C, byrow = TRUE, dimnames = list(NULL, object$classes))
+  longer$draws <- keep_draws(reply)
+  longer$messages <- sampling_messages(longer$draws)
+  if (!is.null(object$networks)) {
+    longer$networks <- keep_networks(object$networks$inputs, reply, longer$frame)
+    longer$networks$inputs <- object$networks$inputs
+  }
+  for (text in longer$messages) warning(text, call. = FALSE)
+  longer
 }
 
 # The fit with the rows of new data after its own, and effects of zero for all levels.
 longer_fit <- function(object, newdata) {
-  newdata <- as_plain_frame(newdata)
   if (!is.data.frame(newdata)) {
     stop("newdata must be a data frame.", call. = FALSE)
   }
+  newdata <- as_plain_frame(newdata)
   added <- new_frame(object, newdata)
   frame <- object$frame
   object$frame <- stack_frames(frame, added)
@@ -97,7 +122,7 @@ new_frame <- function(object, newdata) {
     }
     frame[[paste0("(", name, ")")]] <- values
   }
-  if (is.null(frame[["(offset)"]]) && !is.null(old[["(offset)"]])) frame[["(offset)"]] <- 0 # of networks alone
+  if (is.null(frame[["(offset)"]]) && !is.null(old[["(offset)"]])) frame[["(offset)"]] <- 0 # networks alone
   complete <- stats::complete.cases(frame)
   if (!any(complete)) {
     stop("no rows are left: every row of newdata has a missing value.", call. = FALSE)

@@ -30,12 +30,18 @@ from pylmernn.fit.losses import loss_of
 from pylmernn.fit.networks import network_text
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.networks import Networks
-from pylmernn.rgeneralized import fit_generalized, marginal_classes, marginal_means, predictor_variance
+from pylmernn.rgeneralized import (
+    fit_generalized,
+    marginal_classes,
+    marginal_means,
+    predictor_variance,
+    update_class_effects,
+)
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
-from pylmernn.rreplies import Reply, answer, send_estimates, send_networks
+from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
 from pylmernn.rsettings import read_control
 
-__all__ = ["fit_generalized", "marginal_classes", "marginal_means", "predictor_variance"]
+__all__ = ["fit_generalized", "marginal_classes", "marginal_means", "predictor_variance", "update_class_effects"]
 
 
 @answer
@@ -94,7 +100,7 @@ def importance(meta: dict[str, Any], read: Reader) -> Reply:
     header = {
         "network": table["network"].tolist(),
         "input": table["input"].tolist(),
-        "lines": network_text(networks, design, found),
+        "lines": network_text(networks, design, found, known_text(networks)),
     }
     return header, {"importance": table["importance"].to_numpy(), "se": table["se"].to_numpy()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 from pylmernn.api import progress_bar
 from pylmernn.engines.alternating import with_networks
 from pylmernn.engines.generalized_methods import GENERALIZED_METHODS, method_for
+from pylmernn.engines.mcem_effects import effects_at
 from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
-from pylmernn.engines.pirls_variances import fixed_covariance, mode_variance
+from pylmernn.engines.pirls_variances import dispersion_covariance, fixed_covariance, mode_variance
 from pylmernn.engines.working_model import working_model
 from pylmernn.families import read_family
-from pylmernn.fit import intervals, probabilities
+from pylmernn.fit import intervals, probabilities, update_ranef
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.glm import check_design, separation
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_new_rows
@@ -61,6 +63,8 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
         design = with_networks(design, estimates.networks.fitted)
     given = nAGQ == 0 or estimates.method == "mcem"
     arrays["vcov"] = estimates.unscaled_vcov if given else fixed_covariance(design, estimates)
+    if family.absorbs_constant:
+        arrays["threshold_vcov"] = dispersion_covariance(design, estimates)
     variances = estimates.mode_variances or mode_variance(design, estimates)
     arrays |= {f"v{k}": v for k, v in enumerate(variances)}
     return header, arrays
@@ -70,17 +74,41 @@ def _send_multinomial(terms: Sequence[RandomTerm], design: Design, estimates: Mu
     """Effects by class, as :class:`~pylmernn.engines.multinomial.MultinomialEstimates` has them, and the sampling."""
     header, arrays = send_search(terms, design, estimates.method, estimates.convergence)
     header |= {"family": "multinomial", "classes": list(estimates.classes)}
-    header["draws"], drawn = send_draws(estimates.draws)
-    arrays |= drawn
-    arrays |= {"beta": estimates.beta, "eta": estimates.eta}
+    arrays |= {"beta": estimates.beta}
     if estimates.fixed_covariance is not None:
         arrays["fixed_covariance"] = estimates.fixed_covariance
-    parts = {"b": estimates.b, "v": estimates.variances, "c": estimates.covariances, "e": estimates.covariance_errors}
+    parts = {"c": estimates.covariances, "e": estimates.covariance_errors}
     arrays |= {f"{letter}{k}": values for letter, of_terms in parts.items() for k, values in enumerate(of_terms)}
+    effects, of_effects = _send_class_effects(design, estimates)
+    return header | effects, arrays | of_effects
+
+
+def _send_class_effects(design: Design, estimates: MultinomialEstimates) -> Reply:
+    """What was sampled: effects, linear predictors and draws; the networks with it."""
+    header: dict[str, Any] = {}
+    header["draws"], arrays = send_draws(estimates.draws)
+    arrays["eta"] = estimates.eta
+    arrays |= {f"b{k}": values for k, values in enumerate(estimates.b)}
+    arrays |= {f"v{k}": values for k, values in enumerate(estimates.variances)}
     if estimates.networks is not None:
         header["networks"], kept = send_networks(estimates.networks, design)
         arrays |= kept
     return header, arrays
+
+
+@answer
+def update_class_effects(meta: dict[str, Any], read: Reader) -> Reply:
+    """Random effects of a multinomial fit whose design has grown, by sampling; effects and eta sent are not read.
+
+    Of the rows the first ``meta["known"]`` are those of the fit; ``control``, ``device`` and ``seed`` are its settings.
+    """
+    control = read_control(meta.get("control") or {}, meta.get("device", "auto"), meta.get("seed"), generalized=True)
+    design, estimates = read_fit(meta, read)
+    networks = estimates.networks
+    if networks is not None:
+        f = networks.values([net.inputs[meta["known"] :] for net in design.nets])
+        estimates = dataclasses.replace(estimates, networks=update_ranef.longer_networks(networks, f))
+    return _send_class_effects(design, effects_at(design, estimates, control))
 
 
 @answer

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pylmernn.api import scales_differ
 from pylmernn.engines.estimates import Convergence, Estimates
-from pylmernn.fit.networks import network_text, short_network_text
+from pylmernn.fit.multinomial import KNOWN as CLASSES_KNOWN
+from pylmernn.fit.networks import KNOWN, network_text, short_network_text
 from pylmernn.fit.save import Parts, put_networks
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.mean.networks import Networks, size_messages
@@ -112,6 +113,11 @@ def send_draws(draws: Draws) -> Reply:
     return header, {"draws": draws.variances}
 
 
+def known_text(networks: Networks) -> str:
+    """What the summary says of numbers beside networks; a multinomial model has no AIC."""
+    return CLASSES_KNOWN if networks.specs[0].outputs > 1 else KNOWN
+
+
 def send_networks(networks: Networks, design: Design) -> Reply:
     """What R keeps of networks: texts that only Python reads, lines and history for people, arrays."""
     parts = Parts()
@@ -120,7 +126,7 @@ def send_networks(networks: Networks, design: Design) -> Reply:
     header = {
         "state": json.dumps(state),
         "shapes": json.dumps(shapes),
-        "lines": network_text(networks, design),
+        "lines": network_text(networks, design, known=known_text(networks)),
         "short_lines": short_network_text(networks),
         "history": {name: [_or_null(value) for value in values] for name, values in networks.history.items()},
         "messages": list(size_messages(networks)),
