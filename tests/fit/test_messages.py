@@ -197,7 +197,7 @@ def test_tables_that_do_not_exist(fit):
 
 
 def test_pictures_that_do_not_exist(fit):
-    with refused("plot has no kind 'pie': use one of residuals, ranef, caterpillar, qq, shrinkage, history, "):
+    with refused("plot has no kind 'pie': use one of residuals, ranef, caterpillar, qq, shrinkage, "):
         fit.plot("pie")
     with refused("there is no grouping factor 'item' to plot"):
         fit.plot("ranef", group="item")
