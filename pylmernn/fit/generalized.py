@@ -19,6 +19,7 @@ from pylmernn.fit import inference, profile
 from pylmernn.fit.generalized_summary import GeneralizedHeader, sampling_text, threshold_table, threshold_text
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.mixedfit import MixedFit
+from pylmernn.fit.networks import table_note
 from pylmernn.fit.predict_generalized import GeneralizedPrediction
 from pylmernn.fit.ranef import Ranef, random_effects, terms_by_group
 from pylmernn.fit.summary import Header, Summary
@@ -216,7 +217,8 @@ class GeneralizedFit(GeneralizedPrediction, MixedFit):
             limits = self.bootMer(parameter_values, nsim, seed).confint(level, boot_type).to_numpy()[chosen]
         else:
             raise DesignError(f"confint of a generalized model has no method '{method}': use 'Wald' or 'boot'.")
-        return pd.DataFrame(limits, index=[names[k] for k in chosen], columns=inference.percent_labels(level))
+        table = pd.DataFrame(limits, index=[names[k] for k in chosen], columns=inference.percent_labels(level))
+        return inference.limits_table(table, table_note([self.estimates.networks]))
 
     # ---- the same model again
 
