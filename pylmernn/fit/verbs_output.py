@@ -164,7 +164,9 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
         kind : str, default "residuals"
             "residuals": against fitted values. "ranef": conditional modes with their intervals (a caterpillar plot);
             "qq": their normal quantiles. "shrinkage": the lines of each level, by least squares on its own rows, by
-            the fixed effects, and shrunken between the two. "predicted": observed against predicted responses. Of
+            the fixed effects, and shrunken between the two. "distribution": the effects of every factor on one scale,
+            those of one row (``row=``) marked. Of classes: "calibration" and "roc", of the fit or of ``newdata=``.
+            "predicted": observed against predicted responses. Of
             networks: "history", their training; "importance", of their inputs; "partial", their partial dependence.
             Of a ``gp()``: "map", its values at the locations; "variogram".
         **options

@@ -99,7 +99,7 @@ def test_factor_responses_crossed_factors_and_weights():
     assert after.design.y[200:].tolist() == [1.0] * len(ones)
     with pytest.raises(DesignError, match="'maybe', which the fit has not seen"):
         fit.update_random_effects(ones.assign(y="maybe"))
-    d["z"], d["w"] = d["x"] + rng.normal(size=300), rng.uniform(1, 3, 300)
+    d["z"], d["w"] = eta + rng.normal(size=300), rng.uniform(1, 3, 300)
     weighted = pylmernn.lmernn("z ~ x + (1 | g)", d.head(200), weights="w").update_random_effects(d.tail(100))
     np.testing.assert_allclose(weighted.weights(), d["w"])
     values = pylmernn.lmernn("z ~ x + (1 | g)", d.head(200), weights=d["w"].head(200))
