@@ -166,9 +166,9 @@ class OutputVerbs(EstimateVerbs, PredictionVerbs, NetworkVerbs):
             "qq": their normal quantiles. "shrinkage": the lines of each level, by least squares on its own rows, by
             the fixed effects, and shrunken between the two. "distribution": the effects of every factor on one scale,
             those of one row (``row=``) marked. Of classes: "calibration" and "roc", of the fit or of ``newdata=``.
-            "predicted": observed against predicted responses. Of
-            networks: "history", their training; "importance", of their inputs; "partial", their partial dependence.
-            Of a ``gp()``: "map", its values at the locations; "variogram".
+            "predicted": observed against predicted responses. Of networks: "history", their training; "importance", of
+            their inputs; "partial", their partial dependence. Of a ``gp()``: "map", its values at the locations;
+            "variogram".
         **options
             ``group=`` picks the grouping factor; ``ax=`` draws into given axes where one is enough; see
             :mod:`pylmernn.fit.plot`.
