@@ -22,6 +22,8 @@ from pylmernn.formula.design import Design, DesignError, FloatArray
 if TYPE_CHECKING:
     import os
 
+    from pylmernn.fit.varying import VaryingFit
+
 DEVICES = ("auto", "cpu", "cuda")
 #: Columns of X whose standard deviations differ by more than this factor are on very different scales (lme4's 1e3).
 SCALE_RATIO = 1e3
@@ -42,7 +44,7 @@ def lmernn(
     device: str = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> MixedFit:
+) -> MixedFit | VaryingFit:
     """Fit a linear mixed model, as lme4's ``lmer``, with or without networks in its mean.
 
     Parameters
@@ -60,6 +62,10 @@ def lmernn(
         a network of coordinates. Only method "lmmnn" learns them. Under a prior of W with independent entries of
         variance 1 / dim the effects of the levels are independent, so that every other method fits ``embed(1 | g)`` as
         ``(1 | g)``, which W is integrated out of; it then has nothing to overfit.
+        Left of a bar a network stands for its parameters, which then vary by group: ``(nn | g)`` all of them,
+        ``(nn.last | g)`` and ``(nn.first | g)`` those of a layer, ``(nn["layers.0.weight"] | g)`` one by its name; a
+        network with ``net=tower`` is called ``tower``. Variances are in full up to 12 parameters and diagonal beyond,
+        or with ``||``.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True
@@ -84,12 +90,13 @@ def lmernn(
         an input in the order of the formula: numbers (m,), factors as level codes (m,) in int64, arrays (m, *shape).
         Numbers are standardised, arrays by one centre and scale, or one for each entry of the last axis (the
         channels) where they have two axes or more. It returns (m,) or (m, 1).
-    method : {"auto", "profiled", "iterative", "vecchia", "alternating", "lmmnn", "menets"}
+    method : {"auto", "profiled", "iterative", "vecchia", "alternating", "lmmnn", "menets", "nme"}
         "profiled" is exact; "iterative" is for crossed factors with too many levels for that, "vecchia" for one field
         of too many locations: each is conditioned on its nearest neighbours (Vecchia, 1988). With networks:
         "alternating" trains them between exact steps on all rows; "lmmnn" on the mini-batch likelihood of Simchoni &
         Rosset (2023), with ``Training(preset="faithful")`` as their code does; "menets" is the EM algorithm of Xiong et
-        al. (2019) for one grouping factor. "auto" chooses.
+        al. (2019) for one grouping factor; "nme" lets parameters of the network vary by group (Woerner et al. 2023).
+        "auto" chooses.
     control : Control, optional
         Tolerances of the engine and settings of the training.
     device : {"auto", "cpu", "cuda"}
@@ -103,7 +110,7 @@ def lmernn(
 
     Returns
     -------
-    MixedFit
+    MixedFit, or VaryingFit where a network varies by group
 
     Raises
     ------
@@ -137,12 +144,16 @@ def lmernn(
     report_design(design)
     method = method_for(design, method, control)
     with progress_bar(progress, method) as callback:
-        estimates = METHODS[method](design, REML=REML, control=control, callback=callback)
+        estimates: Any = METHODS[method](design, REML=REML, control=control, callback=callback)
     call = {
         "formula": formula, "data": data, "REML": REML, "weights": weights, "offset": offset, "subset": subset,
         "na_action": na_action, "contrasts": contrasts, "method": method, "control": control, "device": device,
         "seed": seed, "nets": nets,
     }  # fmt: skip
+    if design.varying:
+        from pylmernn.fit.varying import VaryingFit
+
+        return VaryingFit(design, estimates, frame, call)
     for message in fit_messages(estimates):
         warnings.warn(message, UserWarning, stacklevel=2)
     if estimates.networks is not None:
@@ -211,6 +222,8 @@ def method_for(design: Design, method: str, control: Control | None) -> str:
         raise DesignError(f"{located[0]}: method 'lmmnn' trains it beside a network: add a term such as nn(x1, x2).")
     if design.varying and method != "nme":
         raise DesignError(f"{design.varying[0].label}: only method 'nme' lets a network vary by group, not '{method}'.")
+    if method == "nme" and not design.varying:
+        raise DesignError("method 'nme' is for networks that vary by group: add a bar such as (nn.last | person).")
     if design.nets and method not in NETWORK_METHODS:
         raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
     if not design.nets and method in NETWORK_METHODS:

@@ -29,16 +29,18 @@ METHODS: dict[str, Callable[..., Estimates]] = {
     "alternating": alternating.fit,
     "lmmnn": _later("lmmnn"),
     "menets": _later("menets"),
+    "nme": _later("nme"),
 }
 #: those that train networks
-NETWORK_METHODS = ("alternating", "lmmnn", "menets")
+NETWORK_METHODS = ("alternating", "lmmnn", "menets", "nme")
 
 
 def choose_method(design: Design, control: Control | None = None) -> str:
     """What ``method="auto"`` means.
 
-    "lmmnn" with ``embed(lon, lat)``, else "alternating" with networks, else exact unless more than ``dense_limit``
-    random effects, or locations of a ``gp()``, would have to be factored together.
+    "lmmnn" with ``embed(lon, lat)``, "nme" where a network varies by group, else "alternating" with networks, else
+    exact unless more than ``dense_limit`` random effects, or locations of a ``gp()``, would have to be factored
+    together.
 
     Parameters
     ----------
@@ -52,6 +54,8 @@ def choose_method(design: Design, control: Control | None = None) -> str:
     """
     if any(t.covariance == "embed" and t.locations is not None for t in design.random):
         return "lmmnn"
+    if design.varying:
+        return "nme"
     if design.nets:
         return "alternating"
     if exact.has_fields(design):

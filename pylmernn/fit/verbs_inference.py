@@ -121,7 +121,7 @@ class InferenceVerbs(FitState):
         if call.get("data") is None:
             raise DesignError("this fit was loaded from a file and holds no data: give update(data=...).")
         call["formula"] = update_formula(str(self.frame.formula), formula) if formula else str(self.frame.formula)
-        return lmernn(**call)
+        return lmernn(**call)  # type: ignore[return-value]
 
     def anova(
         self, *others: MixedFit, refit: bool = True, model_names: Sequence[str] | None = None

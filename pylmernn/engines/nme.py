@@ -1,0 +1,185 @@
+"""Method ``"nme"``: parameters of a network that vary by group, ``y = offset + X beta + f(x; theta_bar + eta_i) + e``.
+
+Woerner et al. (2023, eq. 1 and 2) with everything on the scale of -2 log-likelihood and with the posterior variance in
+the step for Sigma, so that it neither collapses nor needs annealing. Between two epochs of Adam on theta_bar given
+eta, f is linearised in eta at the modes, with derivatives J:
+
+- eta_i moves to the mode of the linear mixed model of the working response (Gauss-Newton; Lindstrom & Bates 1990),
+- ``Sigma := mean(eta_i eta_i' + H_i^-1)``, ``H_i = J_i'J_i / sigma^2 + Sigma^-1``, and sigma^2 alike (EM),
+- the mean of eta over the groups moves into theta_bar, which changes no value (parameter expansion),
+- beta solves least squares.
+
+As in method "alternating", deviations come into the training of theta_bar from nothing to all in the first half of the
+epochs, and the best epoch by held-out rows and groups is kept. The variances given theta_bar are estimated on all rows:
+exactly, by the linear mixed model on the features of the last layer, where only that one varies; else by EM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import HISTORY
+from pylmernn.engines.estimates import Convergence
+from pylmernn.engines.nme_exact import given_trunk
+from pylmernn.engines.nme_model import State, VaryingModel
+from pylmernn.formula.design import Design
+from pylmernn.mean.networks import Networks
+from pylmernn.mean.varying import Selected
+
+FloatArray = NDArray[np.float64]
+Callback = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class VaryingEstimates:
+    """A fitted network with parameters that vary by group.
+
+    Attributes
+    ----------
+    method : str
+    REML : bool
+        Whether the variances are those of REML; never so where more than the last layer varies.
+    beta : ndarray, shape (p,)
+    fixed_covariance : ndarray, shape (p, p), or None
+        Of beta, where it is known.
+    sigma : float
+    networks : Networks
+        With theta_bar: one member; ``fitted`` is f at ``eta = 0``.
+    selected : Selected
+    effects : ndarray, shape (q, D)
+        Posterior modes of eta.
+    variances : ndarray, shape (q, D, D), or (q, D) where the covariance is diagonal
+        Posterior variances.
+    covariance : ndarray, shape (D, D) or (D,)
+        Sigma, or its diagonal.
+    fitted : ndarray, shape (n,)
+        ``offset + X beta + f(x; theta_bar + eta_i)``.
+    objective : float
+        -2 log-likelihood or REML criterion given the network below what varies; of the linearised model where
+        ``exact`` is False.
+    exact : bool
+    convergence : Convergence
+    """
+
+    method: str
+    REML: bool
+    beta: FloatArray
+    fixed_covariance: FloatArray | None
+    sigma: float
+    networks: Networks
+    selected: Selected
+    effects: FloatArray
+    variances: FloatArray
+    covariance: FloatArray
+    fitted: FloatArray
+    objective: float
+    exact: bool
+    convergence: Convergence
+
+
+def fit(
+    design: Design,
+    REML: bool = True,
+    control: Control | None = None,
+    start: FloatArray | None = None,
+    callback: Callback | None = None,
+) -> VaryingEstimates:
+    """Estimate a model with a network that varies by group.
+
+    Parameters
+    ----------
+    design : Design
+        With one term in ``varying`` and one network.
+    REML, control, callback
+        As in :func:`pylmernn.engines.alternating.fit`.
+    start
+        Not used.
+
+    Raises
+    ------
+    DesignError
+        For a design with other networks or random terms, or a parameter that the network has not.
+    ValueError
+        Where the loss is not finite in the first epoch.
+    """
+    control = control or Control()
+    begun = time.perf_counter()
+    model = VaryingModel(design, control)
+    best, history, stopped = _train(model, callback)
+    model.restore(best.state)
+    model.absorb_scale()
+    found = given_trunk(model, REML, control) if model.selected.linear else model.settle()
+    model.absorb_bias()
+    offset = 0.0 if design.offset is None else design.offset
+    message = "; ".join(text for text in (stopped, found.message) if text)
+    seconds = time.perf_counter() - begun
+    return VaryingEstimates(
+        method="nme",
+        REML=REML and found.exact,
+        beta=model.beta.numpy(),
+        fixed_covariance=found.fixed_covariance,
+        sigma=found.sigma,
+        networks=model.networks(best.epoch, history),
+        selected=model.selected,
+        effects=found.effects,
+        variances=found.variances,
+        covariance=found.covariance,
+        fitted=model.mean() + offset,
+        objective=found.objective,
+        exact=found.exact,
+        convergence=Convergence(found.converged and not stopped, np.zeros(0), len(history["epoch"]), message, seconds),
+    )
+
+
+@dataclass(frozen=True)
+class Best:
+    """What training keeps: an epoch (0 for none yet) and its state."""
+
+    epoch: int
+    criterion: float
+    state: State
+
+
+def _train(model: VaryingModel, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
+    """Epochs until the schedule or patience ends, or the user.
+
+    Returns
+    -------
+    best : Best
+    history : dict of list
+    stopped : str
+        Why training ended before its time; empty where it did not.
+    """
+    training = model.training
+    history: dict[str, list[float]] = {name: [] for name in HISTORY}
+    best = Best(0, np.inf, model.state())
+    try:
+        for epoch in range(1, (training.epochs or 0) + 1):
+            begun = time.perf_counter()
+            loss = model.epoch(epoch)
+            rows, levels, criterion = model.criterion()
+            entry = (epoch, loss, rows, levels, model.sigma2**0.5, time.perf_counter() - begun)
+            for name, value in zip(HISTORY, entry, strict=True):
+                history[name].append(float(value))
+            model.trainer.end_epoch(criterion)
+            if criterion < best.criterion or not np.isfinite(criterion):
+                best = Best(epoch, criterion, model.state())
+            if callback is not None:
+                callback(epoch, criterion)
+            if training.patience is not None and epoch - best.epoch >= training.patience:
+                break
+    except KeyboardInterrupt:
+        if best.epoch == 0:
+            raise
+        return best, history, "training was interrupted"
+    except FloatingPointError as error:
+        if best.epoch == 0:
+            raise ValueError(f"{error}: scale the inputs, or lower the learning rate.") from None
+        return best, history, str(error)
+    return best, history, ""

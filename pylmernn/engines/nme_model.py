@@ -1,0 +1,316 @@
+"""The state of a network that varies by group while it is fitted, and the steps that change it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pylmernn.engines.alternating import RISE, LinearMember
+from pylmernn.engines.control import Control
+from pylmernn.engines.crossfitting import response
+from pylmernn.engines.nme_posterior import Groups, Posterior, factor_of, posterior
+from pylmernn.engines.nme_training import VaryingTrainer
+from pylmernn.formula.design import Design, DesignError
+from pylmernn.mean.mlp import TabularNet
+from pylmernn.mean.networks import Networks, build, specify, weights_of
+from pylmernn.mean.varying import VaryingNetwork, select
+from pylmernn.training.holdout import split
+from pylmernn.training.loop import count_matrices
+
+FloatArray = NDArray[np.float64]
+Tensor = torch.Tensor
+
+FULL = 12  # parameters that vary up to which a plain bar has a full covariance matrix
+FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
+EM_STEPS = 3  # between two epochs
+LAST_ROUNDS, LAST_STEPS = 15, 20  # of the variances given theta_bar
+LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
+HALVINGS = 3  # of a step that linearisation promised too much of
+
+
+@dataclass(frozen=True)
+class State:
+    """What training keeps of an epoch."""
+
+    weights: dict[str, Any]
+    beta: Tensor
+    eta: Tensor
+    factor: Tensor | None
+    sigma2: float
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was estimated given theta_bar; see :class:`pylmernn.engines.nme.VaryingEstimates`."""
+
+    sigma: float
+    effects: FloatArray
+    variances: FloatArray
+    covariance: FloatArray
+    fixed_covariance: FloatArray | None
+    objective: float
+    exact: bool
+    converged: bool = True
+    message: str = ""
+
+
+class VaryingModel:
+    """Network, deviations and variances of one design.
+
+    Parameters
+    ----------
+    design : Design
+        With one term in ``varying`` and one network.
+    control : Control
+
+    Attributes
+    ----------
+    network : VaryingNetwork
+        ``f = scale * network``.
+    beta : Tensor of float64, shape (p,)
+    eta : Tensor of float64, shape (q, D)
+    factor : Tensor of float64, shape (D, D) or (D,), or None
+        L with ``Sigma = L L'``; None before the first step.
+    sigma2 : float
+    """
+
+    def __init__(self, design: Design, control: Control) -> None:
+        check(design)
+        (net,), (term,) = design.nets, design.varying
+        self.design, self.term, self.spec = design, term, specify(net)
+        training = control.training.sized(design.n, count_matrices([build(self.spec)]))
+        torch.manual_seed(training.seed)
+        module = build(self.spec)
+        self.selected = select(module, term.selector, term.label, net.input_names)
+        self.network = VaryingNetwork(module, self.selected)
+        self.prepared = module.prepare(net.inputs)
+        self.codes = torch.from_numpy(term.codes.astype(np.int64))
+        self.y = torch.from_numpy(np.array(response(design)))
+        self.X = torch.from_numpy(np.ascontiguousarray(design.X))
+        self.weights = torch.ones(design.n).double() if design.weights is None else torch.from_numpy(design.weights)
+        self.scale = float(self.y.std(correction=0))
+        self.beta = self.X.new_zeros(design.p)
+        self.eta = self.X.new_zeros(term.n_levels, self.selected.size)
+        self.factor: Tensor | None = None
+        self.sigma2 = self.scale**2
+        self.diagonal = term.covariance == "diag" or self.selected.size > FULL
+        self.training = training
+        self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
+        self.rows = torch.from_numpy(self.held.learned(0))
+        self.groups = Groups(term.codes[self.rows.numpy()], term.n_levels, self.selected.size)
+        self.trainer = VaryingTrainer(
+            self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float()
+        )
+        self.rise = max(1.0, RISE * (training.epochs or 1))
+
+    def values(self, rows: Tensor, eta: Tensor) -> Tensor:
+        """F at some rows with deviations (q, D), (m,)."""
+        self.network.module.eval()
+        return self.scale * self.network.rows(self.prepared[rows], eta.float(), self.codes[rows]).double()
+
+    def linearised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """F at some rows (m,) and its derivatives (m, D) at the deviations as they are."""
+        self.network.module.eval()
+        f, J = self.network.jacobian(self.prepared[rows], self.eta.float(), self.codes[rows])
+        return self.scale * f.double(), self.scale * J.double()
+
+    def epoch(self, number: int) -> float:
+        """Train theta_bar over the rows once, then solve for all else; returns the mean squared error met.
+
+        Raises
+        ------
+        FloatingPointError
+            Where the loss or a deviation is not finite.
+        """
+        share = min(1.0, (number - 1) / self.rise)
+        target = (self.y - self.X @ self.beta) / self.scale
+        loss = self.trainer.epoch(target.float(), (share * self.eta).float()) * self.scale**2
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        self.solve(self.rows, self.groups, EM_STEPS)
+        if not torch.isfinite(self.eta).all():
+            raise FloatingPointError(f"the deviations are not finite in epoch {number}")
+        return loss
+
+    def solve(self, rows: Tensor, groups: Groups, steps: int) -> Posterior:
+        """EM steps in the model linearised at the deviations; they then move, and their mean goes to theta_bar."""
+        f, J = self.linearised(rows)
+        codes, X, root = self.codes[rows], self.X[rows], self.weights[rows].sqrt()
+        rest = self.y[rows] - X @ self.beta - f + (J * self.eta[codes]).sum(1)
+        if self.factor is None:
+            self._start(J, rest)
+        assert self.factor is not None
+        solver = torch.linalg.pinv(root[:, None] * X)
+        weighted = root[:, None] * J
+        for _ in range(steps):
+            found = posterior(weighted, root * rest, self.factor, self.sigma2, groups)
+            self.factor = factor_of(found.second)
+            self.sigma2 = max(found.squares / len(rows), 1e-10 * self.scale**2)
+            step = solver @ (root * (rest - (J * found.effects[codes]).sum(1)))
+            self.beta = self.beta + step
+            rest = rest - X @ step
+        eta = found.effects
+        if not self.selected.linear:
+            eta = self._shortened(rows, eta, rest - (J * self.eta[codes]).sum(1), J)
+        seen = torch.bincount(codes, minlength=len(eta)) > 0
+        mean = eta[seen].mean(0)
+        self.network.move(mean.float())
+        self.eta = torch.where(seen[:, None], eta - mean, torch.zeros_like(eta))
+        return found
+
+    def _start(self, J: Tensor, rest: Tensor) -> None:
+        """First variances: deviations stand for a share of the variance, all parameters alike."""
+        self.sigma2 = float(rest.var(correction=0))
+        deviation = (FIRST_SHARE * self.sigma2 / float((J**2).sum(1).mean())) ** 0.5
+        ones = J.new_full((J.shape[1],), deviation)
+        self.factor = ones if self.diagonal else torch.diag(ones)
+
+    def _shortened(self, rows: Tensor, eta: Tensor, rest: Tensor, J: Tensor) -> Tensor:
+        """New deviations (q, D), nearer to the old ones in groups whose rows they fit far worse than promised."""
+        codes, weights, q = self.codes[rows], self.weights[rows], len(eta)
+
+        def squares(errors: Tensor) -> Tensor:
+            return torch.zeros(q, dtype=torch.float64).index_add_(0, codes, weights * errors**2)
+
+        known = self.y[rows] - self.X[rows] @ self.beta
+        before = squares(rest)
+        for _ in range(HALVINGS):
+            promised = squares(rest - (J * (eta - self.eta)[codes]).sum(1))
+            found = squares(known - self.values(rows, eta))
+            worse = found > promised + 0.5 * (before - promised).abs() + 2.0 * self.sigma2
+            if not worse.any():
+                break
+            eta = torch.where(worse[:, None], (eta + self.eta) / 2, eta)
+        return eta
+
+    def criterion(self) -> tuple[float, float, float]:
+        """Held-out mean squared errors at rows of known groups and of new ones, and both as one number."""
+        held = self.held
+        found = []
+        for whole in (False, True):
+            rows = torch.from_numpy(np.flatnonzero((held.member == 0) & (held.whole == whole)))
+            if not len(rows):
+                found.append(float("nan"))
+                continue
+            errors = self.y[rows] - self.X[rows] @ self.beta - self.values(rows, self.eta)
+            found.append(float((self.weights[rows] * errors**2).sum() / self.weights[rows].sum()))
+        both = LinearMember.combine(found[0], found[1], held) if self.training.validation > 0 else float("nan")
+        return found[0], found[1], both
+
+    def state(self) -> State:
+        """A copy of all that changes."""
+        weights = copy.deepcopy(self.network.module.state_dict())
+        return State(weights, self.beta.clone(), self.eta.clone(), self.factor, self.sigma2)
+
+    def restore(self, state: State) -> None:
+        """An earlier :meth:`state`."""
+        self.network.module.load_state_dict(state.weights)
+        self.beta, self.eta, self.factor, self.sigma2 = state.beta, state.eta, state.factor, state.sigma2
+
+    def absorb_scale(self) -> None:
+        """Put the scale into the last layer, where it is known which one that is."""
+        module = self.network.module
+        if not isinstance(module, TabularNet):
+            return
+        last = last_layer(module)
+        name = f"mlp.layers.{len(module.mlp.layers) - 1}"
+        sizes = {n: int(np.prod(s)) for n, s in zip(self.selected.names, self.selected.shapes, strict=True)}
+        change = torch.cat(
+            [torch.full((size,), self.scale if n.startswith(name) else 1.0) for n, size in sizes.items()]
+        ).double()
+        with torch.no_grad():
+            last.weight.mul_(self.scale)
+            last.bias.mul_(self.scale)
+        self.eta = self.eta * change
+        if self.factor is not None:
+            self.factor = self.factor * (change if self.factor.ndim == 1 else change[:, None])
+        self.scale = 1.0
+
+    def absorb_bias(self) -> None:
+        """Put the bias of the last layer into the intercept, where network and design have them."""
+        module, constant = self.network.module, constant_column(self.design.X)
+        if isinstance(module, TabularNet) and constant is not None:
+            last = last_layer(module)
+            self.beta[constant] += float(last.bias.detach()) / self.design.X[0, constant]
+            torch.nn.init.zeros_(last.bias)
+
+    def settle(self) -> Given:
+        """Deviations and variances given theta_bar, on all rows, by EM."""
+        rows = torch.arange(self.design.n)
+        groups = Groups(self.term.codes, self.term.n_levels, self.selected.size)
+        message = "the likelihood was still rising when EM stopped"
+        before = np.inf
+        for _ in range(LAST_ROUNDS):
+            deviance = self.solve(rows, groups, LAST_STEPS).deviance
+            if abs(before - deviance) < LAST_CHANGE:
+                message = ""
+                break
+            before = deviance
+        f, J = self.linearised(rows)
+        root = self.weights.sqrt()
+        rest = self.y - self.X @ self.beta - f + (J * self.eta[self.codes]).sum(1)
+        assert self.factor is not None
+        found = posterior(root[:, None] * J, root * rest, self.factor, self.sigma2, groups, variances=True)
+        assert found.variances is not None
+        covariance = self.factor**2 if self.factor.ndim == 1 else self.factor @ self.factor.T
+        return Given(
+            sigma=self.sigma2**0.5,
+            effects=self.eta.numpy(),
+            variances=found.variances.numpy(),
+            covariance=covariance.numpy(),
+            fixed_covariance=None,
+            objective=found.deviance - float(self.weights.log().sum()),
+            exact=False,
+            converged=True,
+            message=message,
+        )
+
+    def mean(self, eta: bool = True) -> FloatArray:
+        """``X beta + f`` at all rows, with or without deviations, (n,)."""
+        deviations = self.eta if eta else torch.zeros_like(self.eta)
+        found = self.X @ self.beta + self.values(torch.arange(self.design.n), deviations)
+        return np.asarray(found.numpy())
+
+    def networks(self, best_epoch: int, history: dict[str, list[float]]) -> Networks:
+        """The network at theta_bar as data."""
+        fitted = self.mean(eta=False) - self.design.X @ self.beta.numpy()
+        return Networks(
+            specs=(self.spec,),
+            members=((weights_of(self.network.module),),),
+            scale=self.scale,
+            shift=0.0,
+            fitted=fitted,
+            history={"member": [0.0] * len(history["epoch"]), **history},
+            best_epoch=(best_epoch,),
+            out_of_fold=False,
+            learned=(self.held.member != 0)[None],
+        )
+
+
+def last_layer(module: TabularNet) -> torch.nn.Linear:
+    """The layer that returns the values."""
+    found = module.mlp.layers[-1]
+    assert isinstance(found, torch.nn.Linear)
+    return found
+
+
+def constant_column(X: FloatArray) -> int | None:
+    """The first column of X that is constant and not zero."""
+    found = [j for j in range(X.shape[1]) if np.ptp(X[:, j]) == 0 and X[0, j] != 0]
+    return found[0] if found else None
+
+
+def check(design: Design) -> None:
+    """Raise DesignError for a design that method "nme" does not fit."""
+    label = design.varying[0].label
+    if len(design.nets) > 1:
+        raise DesignError(f"{label}: this version lets a network vary by group where it is the only one: join them.")
+    if design.random:
+        raise DesignError(
+            f"{label}: this version fits no other random terms beside it: take {design.random[0].label} out."
+        )

@@ -1,0 +1,321 @@
+"""``VaryingFit``: a model whose network has parameters that vary by group, with lme4's verbs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.nme import VaryingEstimates
+from pylmernn.engines.nme_predict import averaged, network_of, new_effects, values
+from pylmernn.fit.likelihood import LogLik
+from pylmernn.fit.networks import history_frame, plot_history
+from pylmernn.fit.ranef import Ranef
+from pylmernn.fit.varcorr import TermCovariance, VarCorr
+from pylmernn.fit.varying_text import summary_text
+from pylmernn.formula import ModelFrame
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows
+from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.response import read_response, response_numbers
+from pylmernn.formula.transforms import FUNCTIONS
+
+NOTHING = ("NA", "~0", "~-1", "~ 0")  # re_form without deviations
+
+
+class Deviations(Ranef):
+    """Deviations of each group's parameters; where the covariance is diagonal ``condVar`` holds variances (q, D)."""
+
+    def condsd(self) -> dict[str, pd.DataFrame]:
+        """Conditional standard deviations, shaped as the deviations."""
+        if self.condVar is None:
+            raise ValueError("these random effects have no variances: ask for ranef(condVar=True).")
+        out = {}
+        for group, table in self.items():
+            (own,) = self.condVar[group]
+            variances = own if own.ndim == 2 else np.einsum("qdd->qd", own)
+            out[group] = pd.DataFrame(np.sqrt(np.maximum(variances, 0)), index=table.index, columns=table.columns)
+        return out
+
+
+class VaryingFit:
+    """A fitted ``y = offset + X beta + f(x; theta_bar + eta_i) + e`` with ``eta_i ~ N(0, Sigma)`` in group i.
+
+    Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``.
+
+    Attributes
+    ----------
+    design : Design
+    estimates : VaryingEstimates
+    frame : ModelFrame
+    call : dict
+        The arguments.
+    """
+
+    def __init__(self, design: Design, estimates: VaryingEstimates, frame: ModelFrame, call: dict[str, Any]) -> None:
+        self.design, self.estimates, self.frame, self.call = design, estimates, frame, call
+
+    # ---- estimates
+
+    def fixef(self) -> pd.Series:
+        """Fixed effects, then theta_bar of what varies: the network of a person of whom nothing is known."""
+        own = network_of(self.estimates).vector().double().numpy()
+        names = [*self.design.fixed_names, *self.estimates.selected.labels]
+        return pd.Series(np.concatenate([self.estimates.beta, own]), index=names)
+
+    def ranef(self, condVar: bool = False) -> Deviations:
+        """Deviations eta_i of each group, a dict from grouping factor to a table of levels by parameters.
+
+        Parameters
+        ----------
+        condVar : bool, default False
+            Also posterior variances: exact given the layers below where only the last layer varies, else those of the
+            model linearised at the modes.
+        """
+        term = self.design.varying[0]
+        table = pd.DataFrame(
+            self.estimates.effects,
+            index=pd.Index(term.levels, name=term.group),
+            columns=list(self.estimates.selected.labels),
+        )
+        found = Deviations({term.group: table})
+        if condVar:
+            found.condVar = {term.group: [self.estimates.variances]}
+        return found
+
+    def coef(self) -> Ranef:
+        """Parameters of each group, ``theta_bar + eta_i``, beside the fixed effects."""
+        (group, table), *_ = self.ranef().items()
+        fixed = self.fixef()
+        both = table + fixed[list(table.columns)]
+        for name in reversed(self.design.fixed_names):
+            both.insert(0, name, fixed[name])
+        return Ranef({group: both})
+
+    def VarCorr(self) -> VarCorr:
+        """Variances by layer, named "group.layer"; one full matrix, named by the group, where all covariances are free.
+
+        Raises
+        ------
+        KeyError
+            By the result, for a term that there is not.
+        """
+        selected, covariance, group = self.estimates.selected, self.estimates.covariance, self.design.varying[0].group
+        if covariance.ndim == 2:
+            return VarCorr([TermCovariance(group, selected.labels, covariance)], self.estimates.sigma)
+        terms = []
+        for layer in dict.fromkeys(selected.layers):
+            inside = [k for k, own in enumerate(selected.layers) if own == layer]
+            labels = tuple(selected.labels[k] for k in inside)
+            terms.append(TermCovariance(f"{group}.{layer}", labels, np.diag(covariance[inside]), correlated=False))
+        return VarCorr(terms, self.estimates.sigma)
+
+    def sigma(self) -> float:
+        """Residual standard deviation."""
+        return self.estimates.sigma
+
+    def vcov(self) -> pd.DataFrame:
+        """Covariance of the fixed effects, given the network.
+
+        Raises
+        ------
+        DesignError
+            Where more than the last layer varies.
+        """
+        if self.estimates.fixed_covariance is None:
+            raise DesignError("standard errors of the fixed effects are known only where the last layer alone varies.")
+        names = list(self.design.fixed_names)
+        return pd.DataFrame(self.estimates.fixed_covariance, index=names, columns=names)
+
+    def logLik(self) -> LogLik:
+        """Log-likelihood (the REML one after REML) given the layers below what varies; else of the linearised model."""
+        size = self.estimates.selected.size
+        variances = size if self.estimates.covariance.ndim == 1 else size * (size + 1) // 2
+        return LogLik(-0.5 * self.estimates.objective, self.design.p + size + variances + 1, self.design.n)
+
+    def isREML(self) -> bool:
+        """Whether the variances are those of REML."""
+        return self.estimates.REML
+
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.design.n
+
+    def ngrps(self) -> dict[str, int]:
+        """Levels of the grouping factor."""
+        return {term.group: term.n_levels for term in self.design.varying}
+
+    def formula(self) -> str:
+        """The formula."""
+        return str(self.frame.formula)
+
+    def history(self) -> pd.DataFrame:
+        """How the network was trained: one row an epoch."""
+        return history_frame(self.estimates.networks)
+
+    def plot_history(self, ax: Any = None) -> Any:
+        """Training and held-out errors against epochs."""
+        return plot_history(self.estimates.networks, ax)
+
+    # ---- values
+
+    def fitted(self) -> pd.Series:
+        """Fitted values, deviations included."""
+        return self._series(self.estimates.fitted)
+
+    def residuals(self) -> pd.Series:
+        """Response less fitted values."""
+        return self._series(self.design.y - self.estimates.fitted)
+
+    def _series(self, numbers: FloatArray) -> pd.Series:
+        names = self.frame.row_names
+        return pd.Series(numbers, index=pd.RangeIndex(self.design.n) if names is None else names)
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        allow_new_levels: bool = False,
+        average: int = 0,
+        seed: int = 0,
+    ) -> pd.Series:
+        """Predictions for known groups and new ones.
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            By default the rows of the fit.
+        re_form : None or "NA", default None
+            "NA" for the generic network, whatever the group.
+        allow_new_levels : bool, default False
+            Whether groups that the fit has not seen get the generic network.
+        average : int, default 0
+            So many draws of deviations from N(0, Sigma), over which predictions for new groups (and all groups with
+            ``re_form="NA"``) are averaged instead. A network that bends in its deviations has another mean.
+        seed : int, default 0
+            Of the draws.
+
+        Raises
+        ------
+        DesignError
+            For new groups without ``allow_new_levels``, or missing columns.
+
+        See Also
+        --------
+        update_ranef : deviations of new groups from a few rows of theirs
+        """
+        generic = re_form is not None and (re_form is False or str(re_form).replace(" ", "") in NOTHING)
+        if re_form is not None and not generic:
+            raise DesignError(f"re_form is {re_form!r}: use None, or 'NA' for the generic network.")
+        if newdata is None and not generic:
+            return self.fitted()
+        if newdata is None:
+            rows = NewRows(self.design.X, self._offset, (), self.frame.row_names, (self.design.nets[0].inputs,))
+            codes = np.full(self.design.n, -1, dtype=np.int32)
+        else:
+            rows = self.frame.new_data(newdata, self.design, varying=not generic)
+            codes = np.full(len(rows.X), -1, dtype=np.int32) if generic else self._codes(rows, allow_new_levels)
+        fixed = rows.offset + rows.X @ self.estimates.beta
+        found = fixed + values(self.estimates, rows.nets[0], codes)
+        unknown = codes < 0
+        if average and unknown.any():
+            found[unknown] = fixed[unknown] + averaged(self.estimates, rows.nets[0][unknown], average, seed)
+        return pd.Series(found, index=rows.row_names)
+
+    @property
+    def _offset(self) -> FloatArray:
+        return np.zeros(self.design.n) if self.design.offset is None else self.design.offset
+
+    def _codes(self, rows: NewRows, allow_new_levels: bool) -> IntArray:
+        term = self.design.varying[0]
+        at = {str(level): code for code, level in enumerate(term.levels)}
+        codes = np.array([at.get(str(name), -1) for name in rows.varying[0]], dtype=np.int32)
+        if (codes < 0).any() and not allow_new_levels:
+            names = list(dict.fromkeys(str(name) for name in rows.varying[0][codes < 0]))
+            shown = ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
+            raise DesignError(
+                f"new levels in the grouping factor '{term.group}': {shown}; set allow_new_levels=True for the generic "
+                "network, or learn from rows of theirs with update_ranef()."
+            )
+        return codes
+
+    def update_ranef(self, newdata: Any) -> VaryingFit:
+        """The same fit with the deviations of further groups, from rows of theirs; all else stays as it is.
+
+        Posterior modes by Gauss-Newton steps, with variances of the model linearised there. A group that the fit knows
+        gets the deviations of the new rows alone, so give all its rows.
+
+        Parameters
+        ----------
+        newdata : DataFrame
+            With the response, and no missing values.
+
+        Returns
+        -------
+        VaryingFit
+            Whose ``ranef`` and ``predict`` know the new groups.
+
+        Raises
+        ------
+        DesignError
+            For missing columns, missing values, or an infinite response.
+        """
+        rows = self.frame.new_data(newdata, self.design, varying=True, na_action="fail")
+        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
+        y, _ = response_numbers(read_response(env, self.frame.formula, None), self.design.response, None)
+        if not np.isfinite(y).all():
+            raise DesignError(f"the response '{self.design.response}' has missing or infinite values in the new rows.")
+        return self._with_rows(rows, y)
+
+    def _with_rows(self, rows: NewRows, y: FloatArray) -> VaryingFit:
+        term, estimates = self.design.varying[0], self.estimates
+        names = [str(level) for level in term.levels]
+        given = [str(name) for name in rows.varying[0]]
+        if "" in given:
+            raise DesignError(f"the grouping factor '{term.group}' has missing values in the new rows.")
+        fresh = list(dict.fromkeys(given))
+        codes = np.array([fresh.index(name) for name in given], dtype=np.int32)
+        rest = y - rows.offset - rows.X @ estimates.beta
+        found = new_effects(estimates, rows.nets[0], rest, codes, len(fresh))
+        added = [name for name in fresh if name not in names]
+        levels = np.array([*names, *added])
+        grown = [
+            np.concatenate([old, np.zeros((len(added), *old.shape[1:]))])
+            for old in (estimates.effects, estimates.variances)
+        ]
+        at = [list(levels).index(name) for name in fresh]
+        for all_groups, own in zip(grown, found, strict=True):
+            all_groups[at] = own
+        design = dataclasses.replace(self.design, varying=(dataclasses.replace(term, levels=levels),))
+        estimates = dataclasses.replace(estimates, effects=grown[0], variances=grown[1])
+        return VaryingFit(design, estimates, self.frame, self.call)
+
+    # ---- text
+
+    def summary(self) -> str:
+        """The fit at a glance, as text."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        return summary_text(self.design, self.estimates, self.formula(), self.fixef(), self.VarCorr())
+
+    def __str__(self) -> str:
+        return self._text
+
+    __repr__ = __str__
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Not offered yet.
+
+        Raises
+        ------
+        DesignError
+        """
+        raise DesignError(
+            "this version does not save fits of networks that vary by group: keep the formula and a seed."
+        )

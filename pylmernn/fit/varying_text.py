@@ -1,0 +1,61 @@
+"""What a fit of a network that varies by group prints."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.nme import VaryingEstimates
+from pylmernn.fit import rtext
+from pylmernn.fit.varcorr import VarCorr
+from pylmernn.formula.design import Design
+
+SHOWN = 12  # parameters that are listed one by one
+
+
+def summary_text(design: Design, estimates: VaryingEstimates, formula: str, fixed: pd.Series, varcorr: VarCorr) -> str:
+    """The text of ``print(fit)`` and ``fit.summary()``."""
+    term, spec = design.varying[0], estimates.networks.specs[0]
+    what = "REML criterion" if estimates.REML else "-2 log-likelihood"
+    given = "given the layers below" if estimates.exact else "of the model linearised at the modes"
+    lines = [
+        "Linear mixed model with a network that varies by group ['nme']",
+        f"Formula: {formula}",
+        *textwrap.wrap(f"{what} {given}: {rtext.format_number(estimates.objective)}", 80),
+        "",
+        f"{term.label}: {estimates.selected.size} of {spec.n_parameters} parameters vary",
+    ]
+    if estimates.selected.size <= SHOWN:
+        lines += ["Random effects:", str(varcorr)]
+    else:
+        lines += [
+            "Random effects, standard deviations by layer:",
+            _layers(estimates),
+            f"Residual: {estimates.sigma:.4g}",
+        ]
+    lines += [f"Number of obs: {design.n}, groups: {term.group}, {term.n_levels}", "", "Fixed effects:"]
+    shown = fixed.iloc[: max(design.p, SHOWN)]
+    lines.append(shown.to_string(float_format=lambda number: f"{number:.5g}"))
+    if len(shown) < len(fixed):
+        lines.append(f"... and {len(fixed) - len(shown)} parameters of the network: see fixef()")
+    if estimates.convergence.message:
+        lines.append(estimates.convergence.message)
+    return "\n".join(lines)
+
+
+def _layers(estimates: VaryingEstimates) -> str:
+    """Root mean square of the standard deviations of each layer, and of the shrunken deviations."""
+    variances = estimates.covariance if estimates.covariance.ndim == 1 else np.diagonal(estimates.covariance)
+    table = pd.DataFrame(
+        {
+            "layer": estimates.selected.layers,
+            "parameters": 1,
+            "prior": variances,
+            "modes": estimates.effects.var(axis=0),
+        }
+    )
+    means = table.groupby("layer", sort=False).agg({"parameters": "sum", "prior": "mean", "modes": "mean"})
+    means[["prior", "modes"]] = np.sqrt(means[["prior", "modes"]])
+    return means.to_string(float_format=lambda number: f"{number:.4g}")

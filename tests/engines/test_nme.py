@@ -1,0 +1,158 @@
+"""Method "nme": with a linear network it is the linear mixed model."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pylmernn
+from pylmernn.engines import nme, nme_model
+from pylmernn.engines.control import Control
+from pylmernn.engines.nme_posterior import Groups, factor_of, posterior
+from pylmernn.engines.nme_training import chunks_of
+from pylmernn.formula import build
+from pylmernn.formula.design import DesignError
+from pylmernn.training.options import Training
+
+ORTHODONT = pd.read_csv("tests/golden/data/Orthodont.csv.gz")
+SLEEP = pylmernn.datasets.load("sleepstudy")
+CASES = [(ORTHODONT, "distance", "age"), (SLEEP, "Reaction", "Days")]
+
+
+def settings(epochs, **more):
+    return Control(training=Training(epochs=epochs, **more))
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("width", [2, 9])
+def test_posterior_against_dense_algebra(diagonal, width):
+    rng = np.random.default_rng(width)
+    codes = np.repeat(np.arange(5, dtype=np.int32), [1, 3, 4, 12, 2])
+    n, q, sigma2 = len(codes), 6, 0.7  # the last group has no rows
+    J, r = rng.normal(size=(n, width)), rng.normal(size=n)
+    root = rng.normal(size=(width, width))
+    Sigma = np.diag(np.diagonal(root @ root.T)) if diagonal else root @ root.T
+    given = torch.from_numpy(np.diagonal(Sigma).copy() if diagonal else Sigma)
+    found = posterior(*map(torch.from_numpy, (J, r)), factor_of(given), sigma2, Groups(codes, q, width), variances=True)
+    second, squares, deviance = np.zeros_like(Sigma), 0.0, 0.0
+    for i in range(q):
+        Ji, ri = J[codes == i], r[codes == i]
+        V = Ji @ Sigma @ Ji.T + sigma2 * np.eye(len(ri))
+        eta = Sigma @ Ji.T @ np.linalg.solve(V, ri)
+        spread = Sigma - Sigma @ Ji.T @ np.linalg.solve(V, Ji @ Sigma)
+        np.testing.assert_allclose(found.effects[i], eta, atol=1e-10)
+        np.testing.assert_allclose(found.variances[i], np.diagonal(spread) if diagonal else spread, atol=1e-9)
+        second += np.outer(eta, eta) + spread
+        squares += np.sum((ri - Ji @ eta) ** 2) + np.trace(Ji @ spread @ Ji.T)
+        deviance += len(ri) * np.log(2 * np.pi) + np.linalg.slogdet(V)[1] + ri @ np.linalg.solve(V, ri)
+    np.testing.assert_allclose(found.second, np.diagonal(second / q) if diagonal else second / q, rtol=1e-9)
+    assert found.squares == pytest.approx(squares, rel=1e-10)
+    assert found.deviance == pytest.approx(deviance, rel=1e-10)
+
+
+@pytest.mark.parametrize("REML", [True, False])
+@pytest.mark.parametrize("data, y, x", CASES)
+def test_a_linear_network_is_the_linear_mixed_model(data, y, x, REML):
+    linear = pylmernn.lmernn(f"{y} ~ {x} + (1 + {x} | Subject)", data, REML=REML)
+    fit = pylmernn.lmernn(
+        f"{y} ~ nn({x}, hidden=c(), standardize=FALSE) + (nn | Subject)", data, REML=REML, control=settings(3)
+    )
+    np.testing.assert_allclose(fit.fixef().iloc[:2], linear.fixef(), rtol=1e-5)
+    order = [1, 0]  # the bias comes last
+    np.testing.assert_allclose(
+        fit.VarCorr()["Subject"].to_numpy()[np.ix_(order, order)], linear.VarCorr()["Subject"], rtol=1e-3
+    )
+    assert fit.sigma() == pytest.approx(linear.sigma(), rel=1e-4)
+    assert fit.estimates.objective == pytest.approx(linear.estimates.objective, abs=1e-4)
+    np.testing.assert_allclose(fit.fitted(), linear.fitted(), rtol=1e-4)
+    ours, theirs = (each.ranef(condVar=True).condsd()["Subject"].to_numpy() for each in (fit, linear))
+    np.testing.assert_allclose(ours[:, order], theirs, rtol=1e-3)
+
+
+@pytest.mark.parametrize("data, y, x", CASES)
+def test_so_is_the_linearisation(data, y, x, monkeypatch):
+    def select(*arguments):  # as if the network bent in its deviations
+        return dataclasses.replace(chosen(*arguments), linear=False)
+
+    chosen = nme_model.select
+    monkeypatch.setattr(nme_model, "select", select)
+    scaled = data.assign(z=(data[x] - data[x].mean()) / data[x].std(ddof=0))
+    linear = pylmernn.lmernn(f"{y} ~ z + (z | Subject)", scaled, REML=False)
+    design, _ = build(f"{y} ~ nn(z, hidden=c(), standardize=FALSE) + (nn | Subject)", scaled)
+    found = nme.fit(design, False, settings(40, weight_decay=0.0, validation=0.0))
+    assert not found.exact
+    order = [1, 0]
+    np.testing.assert_allclose(found.covariance[np.ix_(order, order)], linear.VarCorr()["Subject"], rtol=0.01)
+    assert found.sigma == pytest.approx(linear.sigma(), rel=0.005)
+    slope = found.networks.members[0][0]["mlp.layers.0.weight"].item()
+    np.testing.assert_allclose([found.beta[0], slope], linear.fixef(), rtol=0.01)
+    assert found.objective == pytest.approx(linear.estimates.objective, abs=0.05)
+
+
+def bending(seed, groups=40, per_group=15):
+    """Curves whose phase and height differ by group."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(groups), per_group)
+    x = rng.uniform(-2, 2, len(g))
+    height, phase = 1 + 0.5 * rng.normal(size=groups), 0.6 * rng.normal(size=groups)
+    f = height[g] * np.sin(1.5 * x + phase[g])
+    return pd.DataFrame({"y": f + 0.2 * rng.normal(size=len(g)), "x": x, "g": g, "f": f})
+
+
+@pytest.mark.parametrize("bar, most", [("nn.last", 0.35), ("nn", 0.35), ("nn.first", 0.6)])
+def test_curves_of_groups_are_found(bar, most):
+    data = bending(1)
+    fit = pylmernn.lmernn(f"y ~ nn(x, hidden=c(8)) + ({bar} | g)", data, seed=1, control=settings(40))
+    generic = np.sqrt(np.mean((fit.predict(data, re_form="NA") - data.f) ** 2))
+    own = np.sqrt(np.mean((fit.predict(data) - data.f) ** 2))
+    assert own < most * generic
+    np.testing.assert_allclose(fit.predict(data), fit.fitted(), rtol=1e-5, atol=1e-5)
+
+
+def test_prior_weights():
+    times = np.random.default_rng(0).integers(1, 4, len(ORTHODONT))
+    data = ORTHODONT.assign(w=times / times.mean())
+    formula = "distance ~ nn(age, hidden=c(), standardize=FALSE) + (nn | Subject)"
+    fit = pylmernn.lmernn(formula, data, weights="w", REML=False, control=settings(2))
+    linear = pylmernn.lmernn("distance ~ age + (age | Subject)", data, weights="w", REML=False)
+    assert fit.estimates.objective == pytest.approx(linear.estimates.objective, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_fit():
+    data = bending(2, 10, 8)
+    fits = [pylmernn.lmernn("y ~ nn(x, hidden=c(3)) + (nn | g)", data, seed=4, control=settings(5)) for _ in range(2)]
+    pd.testing.assert_series_equal(fits[0].fitted(), fits[1].fitted())
+
+
+def test_chunks_hold_every_row_once():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 7, 100).astype(np.int32)
+    rows = np.arange(0, 100, 2)
+    for size in (1, 4):
+        found, groups = chunks_of(codes, rows, size, rng)
+        assert sorted(found[found >= 0].tolist()) == rows.tolist()
+        assert all((codes[own[own >= 0]] == group).all() for own, group in zip(found, groups, strict=True))
+
+
+@pytest.mark.parametrize(
+    "formula, message",
+    [
+        ("y ~ nn(x, hidden=c(3)) + (nn.layers.7.bias | g)", "no parameter 'layers.7.bias'"),
+        ("y ~ nn(x, hidden=c(3), normalization='batch') + (nn | g)", "use normalization='layer'"),
+        ("y ~ nn(x) + nn(x, net='b') + (nn | g)", "where it is the only one"),
+    ],
+)
+def test_bad_models(formula, message):
+    nets = {"b": {"hidden": (2,)}} if "net=" in formula else None
+    with pytest.raises(DesignError, match=message):
+        pylmernn.lmernn(formula, bending(0, 5, 5), nets=nets)
+
+
+def test_methods_and_bars_belong_together():
+    data = bending(0, 5, 5)
+    with pytest.raises(DesignError, match="only method 'nme'"):
+        pylmernn.lmernn("y ~ nn(x) + (nn | g)", data, method="alternating")
+    with pytest.raises(DesignError, match="add a bar such as"):
+        pylmernn.lmernn("y ~ nn(x) + (1 | g)", data, method="nme")

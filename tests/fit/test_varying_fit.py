@@ -1,0 +1,115 @@
+"""The verbs of a network that varies by group."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import pylmernn
+from pylmernn.engines.control import Control
+from pylmernn.formula.design import DesignError
+from pylmernn.training.options import Training
+
+ORTHODONT = pd.read_csv("tests/golden/data/Orthodont.csv.gz")
+
+
+def fitted(net, bar, epochs=8, **more):
+    return pylmernn.lmernn(
+        f"distance ~ nn({net}) + ({bar} | Subject)",
+        ORTHODONT,
+        control=Control(training=Training(epochs=epochs)),
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def last():
+    return fitted("age, hidden=c(3)", "nn.last")
+
+
+@pytest.fixture(scope="module")
+def deep():
+    return fitted("age, Sex, hidden=c(3)", "nn")
+
+
+def test_tables_have_a_column_a_parameter(last):
+    names = [f"layers.2.weight[{j}]" for j in (1, 2, 3)] + ["layers.2.bias"]
+    assert list(last.ranef()["Subject"].columns) == names
+    assert last.ranef()["Subject"].shape == (27, 4)
+    assert list(last.fixef().index) == ["(Intercept)", *names]
+    pd.testing.assert_frame_equal(
+        last.coef()["Subject"][names], last.ranef()["Subject"] + last.fixef()[names], check_names=False
+    )
+    assert last.VarCorr()["Subject"].shape == (4, 4)
+    assert last.ranef(condVar=True).condVar["Subject"][0].shape == (27, 4, 4)
+    assert last.ngrps() == {"Subject": 27}
+    assert last.vcov().shape == (1, 1)
+
+
+def test_variances_by_layer(deep):
+    table = deep.VarCorr()
+    assert list(table) == ["Subject.embeddings.0", "Subject.layers.0", "Subject.layers.2"]
+    assert table["Subject.layers.2"].shape == (4, 4)
+    spread = deep.ranef(condVar=True).condsd()["Subject"]
+    assert (spread.to_numpy() <= np.sqrt(deep.estimates.covariance) + 1e-9).all()
+    with pytest.raises(DesignError, match="only where the last layer alone varies"):
+        deep.vcov()
+
+
+@pytest.mark.parametrize("name", ["last", "deep"])
+def test_predictions(name, request):
+    fit = request.getfixturevalue(name)
+    np.testing.assert_allclose(fit.predict(ORTHODONT), fit.fitted(), rtol=1e-5)
+    np.testing.assert_allclose(fit.fitted() + fit.residuals(), ORTHODONT["distance"], rtol=1e-12)
+    new = ORTHODONT.head(4).assign(Subject="new")
+    generic = fit.predict(new, allow_new_levels=True)
+    np.testing.assert_allclose(generic, fit.predict(ORTHODONT.head(4), re_form="NA"), rtol=1e-12)
+    np.testing.assert_allclose(generic, fit.predict(re_form="NA").head(4), rtol=1e-5)
+    with pytest.raises(DesignError, match=r"new levels in the grouping factor 'Subject': 'new'; set allow_new_levels"):
+        fit.predict(new)
+
+
+def test_averages_over_the_prior(last, deep):
+    rows = ORTHODONT.head(4)
+    straight = last.predict(rows, re_form="NA", average=2000)
+    np.testing.assert_allclose(straight, last.predict(rows, re_form="NA"), atol=0.3)  # linear in its deviations
+    bent = deep.predict(rows, re_form="NA", average=400)
+    assert np.isfinite(bent).all()
+    assert np.abs(bent - deep.predict(rows, re_form="NA")).max() > 1e-3
+
+
+@pytest.mark.parametrize("name, tolerance", [("last", 1e-3), ("deep", 0.02)])
+def test_new_groups_are_learnt_from_their_rows(name, tolerance, request):
+    fit = request.getfixturevalue(name)
+    rows = ORTHODONT[ORTHODONT["Subject"] == "M10"].assign(Subject="new")
+    more = fit.update_ranef(rows)
+    assert "new" not in fit.ranef()["Subject"].index
+    ours = more.predict(rows).to_numpy()  # its twin has the same rows, so the same curve
+    np.testing.assert_allclose(ours, fit.predict(ORTHODONT[ORTHODONT["Subject"] == "M10"]), rtol=tolerance)
+    spread = more.ranef(condVar=True).condsd()["Subject"]
+    np.testing.assert_allclose(spread.loc["new"], spread.loc["M10"], rtol=0.05)
+    pd.testing.assert_frame_equal(more.ranef()["Subject"].head(27), fit.ranef()["Subject"])
+    few = fit.update_ranef(rows.head(1)).ranef(condVar=True).condsd()["Subject"].loc["new"]
+    assert few.sum() > spread.loc["new"].sum()
+
+
+def test_the_text_says_what_varies(last, deep):
+    assert "(nn.last | Subject): 4 of 10 parameters vary" in str(last)
+    assert "REML criterion given the layers below" in last.summary()
+    assert "linearised at the modes" in str(deep)
+    assert "Random effects, standard deviations by layer:" in str(deep)
+
+
+def test_the_users_own_module_varies():
+    import torch
+
+    tower = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    fit = fitted("age, net='tower'", "tower.last", nets={"tower": tower})
+    assert list(fit.ranef()["Subject"].columns)[-1] == "2.bias"
+    np.testing.assert_allclose(fit.predict(ORTHODONT), fit.fitted(), rtol=1e-5)
+
+
+def test_what_is_not_there_yet(last, tmp_path):
+    with pytest.raises(DesignError, match="does not save"):
+        last.save(tmp_path / "fit")
+    with pytest.raises(DesignError, match="missing"):
+        last.update_ranef(ORTHODONT.head(2).assign(distance=np.nan))
