@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence, Estimates
@@ -20,8 +19,8 @@ from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family, FamilyError, read_family
 from pylmernn.fit.save_draws import get_draws, put_draws
+from pylmernn.fit.save_table import get_table, put_table
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.arrays import holds_arrays, stack_arrays
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
 from pylmernn.mean.embedding import Embedding
 from pylmernn.mean.networks import NetSpec, Networks, with_modules
@@ -71,7 +70,7 @@ def save(fit: MixedFit | MultinomialFit, path: str | os.PathLike[str]) -> None:
         "design": _put_design(parts, fit.design),
         "estimates": _put_estimates(parts, fit.estimates),
         "frame": fit.frame.to_dict(),
-        "table": _put_table(parts, fit.model_frame()),
+        "table": put_table(parts, fit.model_frame()),
         "call": _call_state(fit),
     }
     target = Path(path)
@@ -124,7 +123,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
     if int(header["version"]) > VERSION:
         raise DesignError(f"'{path}' was written by a later version of pylmernn: update the package.")
     meta = json.loads(header["fit"])
-    frame = ModelFrame.from_dict(meta["frame"], _get_table(parts, meta["table"]))
+    frame = ModelFrame.from_dict(meta["frame"], get_table(parts, meta["table"]))
     call = {**meta["call"], "data": None, "control": _control(meta["call"]["control"])}
     design, estimates = _get_design(parts, meta["design"]), _get_estimates(parts, meta["estimates"], family)
     if nets:
@@ -390,63 +389,3 @@ def _spec(meta: dict[str, Any]) -> NetSpec:
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["options"].items()}
     return NetSpec(**{**given, "options": options, "shapes": tuple(tuple(shape) for shape in meta["shapes"])})
-
-
-def _put_table(parts: Parts, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Columns of the model frame, the index last."""
-    described = [_put_column(parts, f"table.{j}", str(name), table.iloc[:, j]) for j, name in enumerate(table.columns)]
-    index = table.index if not isinstance(table.index, pd.MultiIndex) else table.index.map(str)
-    return [*described, _put_column(parts, "table.index", str(index.name or ""), pd.Series(index))]
-
-
-def _put_column(parts: Parts, key: str, name: str, column: pd.Series) -> dict[str, Any]:
-    kind: dict[str, Any] = {"key": key, "name": name, "dtype": str(column.dtype)}
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        parts.put(key, column.cat.codes.to_numpy(dtype=np.int32))
-        levels = column.cat.categories
-        of = "number" if pd.api.types.is_numeric_dtype(levels) else "text"
-        parts.put_json(f"{key}.levels", levels.tolist() if of == "number" else [str(v) for v in levels])
-        more = {"kind": "category", "ordered": bool(column.cat.ordered), "levels": str(levels.dtype), "of": of}
-        return {**kind, **more}
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
-        parts.put(key, column.to_numpy())
-        return {**kind, "kind": "number"}
-    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "mM":
-        parts.put(key, column.to_numpy().view(np.int64))
-        return {**kind, "kind": "time"}
-    if pd.api.types.is_numeric_dtype(column.dtype):  # nullable numbers
-        parts.put(key, column.to_numpy(dtype=np.float64, na_value=np.nan))
-        return {**kind, "kind": "nullable"}
-    if holds_arrays(column):
-        parts.put(key, stack_arrays(column, name))
-        return {**kind, "kind": "arrays"}
-    parts.put_json(key, [None if pd.isna(v) else str(v) for v in column])
-    return {**kind, "kind": "text"}
-
-
-def _get_table(parts: Parts, described: list[dict[str, Any]]) -> pd.DataFrame:
-    *columns, index = described
-    values = {c["name"]: _get_column(parts, c) for c in columns}
-    labels = pd.Index(_get_column(parts, index), name=index["name"] or None)
-    table = pd.DataFrame(values, index=range(len(labels)))
-    table.index = labels
-    return table
-
-
-def _get_column(parts: Parts, kind: dict[str, Any]) -> Any:
-    key = kind["key"]
-    if kind["kind"] == "category":
-        levels = pd.Index(parts.get_json(f"{key}.levels"))
-        if kind["of"] == "number":
-            levels = levels.astype(kind["levels"])
-        return pd.Categorical.from_codes(parts.arrays[key], categories=levels, ordered=kind["ordered"])
-    if kind["kind"] == "number":
-        return parts.arrays[key]
-    if kind["kind"] == "arrays":
-        return list(parts.arrays[key])
-    if kind["kind"] == "time":
-        return parts.arrays[key].view(kind["dtype"])
-    if kind["kind"] == "nullable":
-        return pd.array(parts.arrays[key]).astype(kind["dtype"])
-    texts = parts.get_json(key)
-    return pd.array(texts, dtype="str") if kind["dtype"] == "str" else np.array(texts, dtype=object)
