@@ -145,5 +145,5 @@ def predictor_variance(meta: dict[str, Any], read: Reader) -> Reply:
     rows = read_new_rows(meta, read, design)
     chosen = [np.full(term.width, on) for term, on in zip(design.random, meta["include"], strict=True)]
     working = working_model(design, estimates)
-    variance = intervals.mean_variance(*working, intervals.calibration_of(*working), rows, chosen)
+    variance = intervals.mean_variance(*working, intervals.working_calibration(*working), rows, chosen)
     return {}, {"variance": variance}

@@ -43,6 +43,18 @@ def calibration_of(design: Design, estimates: Estimates) -> Calibration:
     return network_variance.calibrate(design, estimates, estimates.networks)
 
 
+def working_calibration(design: Design, estimates: Estimates) -> Calibration:
+    """The same of the working model of a generalized one, whose noise is 1.
+
+    Parameters
+    ----------
+    design, estimates : :func:`pylmernn.engines.working_model.working_model`
+    """
+    if estimates.networks is None:
+        return Calibration(1.0, 1.0)
+    return network_variance.calibrate_working(design, estimates, estimates.networks)
+
+
 def mean_variance(
     design: Design, estimates: Estimates, calibration: Calibration, rows: NewRows, chosen: Selection
 ) -> FloatArray:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pylmernn.covariance import split_theta
 from pylmernn.engines.estimates import Estimates
-from pylmernn.engines.network_variance import Calibration, calibrate_working
+from pylmernn.engines.network_variance import Calibration
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.working_model import working_model
 from pylmernn.families import Family
@@ -250,8 +250,7 @@ class GeneralizedPrediction(PredictionVerbs):
 
     @cached_property
     def _calibration(self) -> Calibration:
-        networks = self.estimates.networks
-        return Calibration(1.0, 1.0) if networks is None else calibrate_working(*self._working, networks)
+        return intervals.working_calibration(*self._working)
 
     def _with_errors(
         self,
