@@ -13,7 +13,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.exact import factored_together
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.pirls_modes import Observations
 from pylmernn.formula.design import Design
@@ -49,7 +51,9 @@ def working_model(design: Design, estimates: GeneralizedEstimates) -> tuple[Desi
             expected = data.fisher(eta, estimates.phi) if weights.min() < 0 else weights
             weights = np.maximum(np.nan_to_num(expected), FLATTEST)
     working = dataclasses.replace(design, y=eta + score / weights, weights=weights)
-    return working, dataclasses.replace(estimates, method="profiled", REML=False, sigma=1.0)
+    limit = Control().dense_limit
+    method = "iterative" if factored_together(design, limit) > limit else "profiled"
+    return working, dataclasses.replace(estimates, method=method, REML=False, sigma=1.0)
 
 
 def linear_predictor(design: Design, estimates: Estimates) -> FloatArray:
