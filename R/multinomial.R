@@ -148,8 +148,10 @@ class_tables <- function(object, parts) {
       of_columns <- lapply(seq_along(object$cnms[[k]]), function(j) matrix(parts[[k]][, j, ], ncol = C))
       do.call(cbind, of_columns)
     }))
-    colnames(columns) <- class_labels(unlist(object$cnms[own], use.names = FALSE), object$classes)
-    data.frame(columns, row.names = levels(object$flist[[i]]), check.names = FALSE)
+    names <- unlist(object$cnms[own], use.names = FALSE)
+    colnames(columns) <- class_labels(names, object$classes)
+    structure(data.frame(columns, row.names = levels(object$flist[[i]]), check.names = FALSE), columns = names,
+              classes = object$classes)
   })
   stats::setNames(tables, names(object$flist))
 }
@@ -177,12 +179,12 @@ as.data.frame.ranef.multinomialModNN <- function(x, row.names = NULL, optional =
   parts <- lapply(names(x), function(group) {
     table <- x[[group]]
     variance <- attr(table, "postVar")
-    at <- regexpr(":[^:]*$", names(table))
+    columns <- attr(table, "columns")
+    classes <- attr(table, "classes")
     long <- data.frame(
-      grpvar = group,
-      term = rep(ifelse(at < 0L, "(Intercept)", substr(names(table), 1L, at - 1L)), each = nrow(table)),
-      class = rep(ifelse(at < 0L, names(table), substring(names(table), at + 1L)), each = nrow(table)),
-      grp = rep(rownames(table), ncol(table)), condval = unlist(table, use.names = FALSE)
+      grpvar = group, term = rep(columns, each = length(classes) * nrow(table)),
+      class = rep(rep(classes, each = nrow(table)), length(columns)), grp = rep(rownames(table), ncol(table)),
+      condval = unlist(table, use.names = FALSE)
     )
     if (!is.null(variance)) long$condsd <- sqrt(unlist(variance, use.names = FALSE))
     long
@@ -207,7 +209,7 @@ coef.multinomialModNN <- function(object, ...) {
     full <- class_labels(c(rownames(fixed), ""), object$classes)[seq_len(ncol(total))]
     at <- match(wide, full)
     for (j in seq_along(at)) total[, at[j]] <- total[, at[j]] + table[[j]]
-    data.frame(total, check.names = FALSE)
+    structure(data.frame(total, check.names = FALSE), columns = rownames(fixed), classes = object$classes)
   })
   stats::setNames(sums, names(effects))
 }

@@ -45,7 +45,8 @@ residuals.multinomialModNN <- function(object, type = c("response", "pearson", "
 #' @rdname multinomial
 #' @export
 predict.multinomialModNN <- function(object, newdata = NULL, re.form = NULL,
-                                     type = c("class", "response", "prob", "link"), allow.new.levels = FALSE, na.action = stats::na.pass, marginal = TRUE, ...) {
+                                     type = c("class", "response", "prob", "link"), allow.new.levels = FALSE,
+                                     na.action = stats::na.pass, marginal = TRUE, ...) {
   if (...length()) {
     stop("predict() of a multinomial model takes no further arguments.", call. = FALSE)
   }

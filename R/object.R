@@ -49,7 +49,7 @@ new_fit <- function(model, settings, reply) {
       b = by_term("b"),
       u = by_term("u"),
       cond_var = if (is.null(arrays$v0)) NULL else variance_arrays(arrays, bars),
-      objective = reply$objective,
+      objective = if (is.null(reply$objective)) NA_real_ else reply$objective,
       objective_error = reply$objective_error,
       ldL2 = reply$ldL2,
       ldRX2 = reply$ldRX2,

@@ -47,15 +47,16 @@ methods_through_lme4 <- list(
   performance = c("r2", "model_performance", "check_convergence", "check_singularity", "icc")
 )
 
-# Registers `make(generic)` as the merModNN method of each generic, now or when its package is loaded.
-register_when_loaded <- function(package, generics, make) {
+# Registers `make(generic)` as the method of each generic for a class, now or when its package is loaded.
+register_when_loaded <- function(package, generics, make, class = "merModNN") {
   force(package)
   force(generics)
   force(make)
+  force(class)
   register <- function(...) {
     space <- asNamespace(package)
     for (generic in intersect(generics, getNamespaceExports(space))) {
-      registerS3method(generic, "merModNN", make(generic), envir = space)
+      registerS3method(generic, class, make(generic), envir = space)
     }
   }
   if (isNamespaceLoaded(package)) register()
@@ -76,12 +77,17 @@ through_lme4 <- function(package) {
   }
 }
 
+own_method <- function(class, space) {
+  force(class)
+  function(generic) get(paste0(generic, ".", class), envir = space)
+}
+
 .onLoad <- function(libname, pkgname) {
   space <- asNamespace(pkgname)
-  for (package in names(own_methods)) {
-    register_when_loaded(package, own_methods[[package]], function(generic) {
-      get(paste0(generic, ".merModNN"), envir = space)
-    })
+  for (class in c("merModNN", "multinomialModNN")) {
+    for (package in names(own_methods)) {
+      register_when_loaded(package, own_methods[[package]], own_method(class, space), class)
+    }
   }
   for (package in names(methods_through_lme4)) {
     register_when_loaded(package, methods_through_lme4[[package]], through_lme4(package))

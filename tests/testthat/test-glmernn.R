@@ -269,6 +269,54 @@ test_that("what only Python knows is refused in one sentence", {
   refused(glmernn(incidence ~ 1 + gp(size, incidence), cbpp, poisson), "glmernn fits bars such as (x | group) only")
 })
 
+test_that("standard errors are those of the working linear model, limits those of the link", {
+  skip_without_python()
+  fit <- fit_cbpp()
+  new <- data.frame(period = c("1", "4"), herd = c("3", "new"))
+  link <- predict(fit, new, allow.new.levels = TRUE, se.fit = TRUE)
+  # given its modes the model is linear: Henderson's equations with the weights n p (1 - p)
+  X <- model.matrix(fit)
+  Z <- as.matrix(getME(fit, "Z"))
+  w <- cbpp$size * fitted(fit) * (1 - fitted(fit))
+  D <- diag(1 / VarCorr(fit)$herd[1L], ncol(Z))
+  W <- cbind(X, Z)
+  C <- solve(crossprod(W, w * W) + as.matrix(Matrix::bdiag(matrix(0, 4, 4), D)))
+  row <- c(1, 0, 0, 0, as.double(levels(cbpp$herd) == "3"))
+  expect_equal(link$se.fit[["1"]], sqrt(drop(row %*% C %*% row)), tolerance = 1e-5)
+  unseen <- c(1, 0, 0, 1)
+  expect_equal(link$se.fit[["2"]], sqrt(drop(unseen %*% C[1:4, 1:4] %*% unseen) + VarCorr(fit)$herd[1L]),
+               tolerance = 1e-5)
+  means <- predict(fit, new, type = "response", allow.new.levels = TRUE, se.fit = TRUE, interval = "confidence")
+  p <- plogis(link$fit)
+  expect_equal(means$fit[, "fit"], p)
+  expect_equal(means$se.fit, link$se.fit * p * (1 - p))
+  expect_equal(means$fit[, "upr"], plogis(link$fit + qnorm(0.975) * link$se.fit))
+  drawn <- predict(fit, type = "response", interval = "prediction", level = 0.8)
+  share <- cbpp$incidence / cbpp$size
+  expect_gt(mean(share >= drawn[, "lwr"] & share <= drawn[, "upr"]), 0.75)
+  expect_identical(predict(fit, type = "response", interval = TRUE), predict(fit, type = "response", interval = TRUE))
+  expect_error(predict(fit, new[1L, ], type = "response", interval = TRUE), "which no interval tells")
+  expect_error(predict(fit, interval = TRUE), "a new response is on its own scale")
+  expect_error(predict(fit, type = "prob", se.fit = TRUE), "offered for type = \"link\" and \"response\" only")
+})
+
+test_that("probabilities have a column for each class, also averaged over unseen levels", {
+  skip_without_python()
+  fit <- fit_cbpp()
+  P <- predict(fit, type = "prob")
+  expect_identical(colnames(P), c("0", "1"))
+  expect_equal(P[, "1"], fitted(fit))
+  expect_identical(predict(fit, type = "class")[["1"]], factor("0", c("0", "1")))
+  new <- data.frame(period = "1", herd = "new")
+  sd <- attr(VarCorr(fit)$herd, "stddev")
+  wanted <- integrate(function(b) plogis(fixef(fit)[[1L]] + b) * dnorm(b, 0, sd), -Inf, Inf, rel.tol = 1e-10)$value
+  found <- predict(fit, new, type = "response", allow.new.levels = TRUE, marginal = TRUE)
+  expect_equal(found[["1"]], wanted, tolerance = 1e-8)
+  cbpp$state <- factor(ifelse(cbpp$incidence > 0, "sick", "well"), c("well", "sick"))
+  named <- glmernn(state ~ period + (1 | herd), cbpp)
+  expect_identical(colnames(predict(named, type = "prob")), c("well", "sick"))
+})
+
 test_that("verbs of linear models stop for generalized ones", {
   skip_without_python()
   fit <- fit_cbpp()
@@ -276,8 +324,6 @@ test_that("verbs of linear models stop for generalized ones", {
   for (verb in c("profile", "influence", "hatvalues", "cooks.distance", "rstudent")) {
     expect_error(match.fun(verb)(fit), paste0(verb, "() is offered for linear mixed models only"), fixed = TRUE)
   }
-  expect_error(predict(fit, se.fit = TRUE), "draw with simulate().", fixed = TRUE)
-  expect_error(predict(fit, interval = "confidence"), "draw with simulate().", fixed = TRUE)
   expect_error(confint(fit, method = "profile"), "or confint(as_merMod(fit), method = \"profile\").", fixed = TRUE)
   expect_error(refit(fit, cbpp$incidence), "the new response has 1 columns but that of the fit has 2.", fixed = TRUE)
   expect_error(refit(fit, matrix(1, 3, 2)), "the new response has 3 values but the model has 56 rows.", fixed = TRUE)

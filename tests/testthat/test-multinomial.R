@@ -102,6 +102,22 @@ test_that("several terms with slopes are kept in a file, refitted and drawn", {
   expect_identical(dim(getME(fit, "b")), c(36L, 3L))
 })
 
+test_that("tables for the tidyverse have a column for the class", {
+  skip_without_torch()
+  skip_if_not_installed("generics")
+  fit <- fit_classes(y ~ x + (x | g), control = list(draws = 10, warmup = 5))
+  effects <- c("fixed", "ran_pars", "ran_vals", "ran_coefs")
+  table <- as.data.frame(generics::tidy(fit, effects = effects, conf.int = TRUE))
+  expect_equal(as.vector(table(table$effect)[effects]), c(6L, 9L, 90L, 90L))
+  slope <- table$effect == "fixed" & table$class == "b" & table$term == "x"
+  expect_equal(c(table$conf.low[slope], table$conf.high[slope]), unname(confint(fit)["x:b", ]))
+  correlation <- table[which(table$term == "cor__(Intercept).x" & table$class == "c"), ]
+  expect_equal(correlation$estimate, attr(VarCorr(fit)$g$c, "correlation")[2L, 1L])
+  own <- table$effect == "ran_coefs" & table$level == "3" & table$class == "a" & table$term == "x"
+  expect_equal(table$estimate[own], coef(fit)$g["3", "x:a"])
+  expect_equal(generics::glance(fit)$deviance, deviance(fit))
+})
+
 test_that("networks have a number for each class", {
   skip_without_torch()
   fit <- fit_classes(y ~ nn(x, hidden = 4) + (1 | g), control = list(epochs = 5, folds = 0, draws = 10, warmup = 5))
