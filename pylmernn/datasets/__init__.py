@@ -39,9 +39,13 @@ def load(name: str) -> pd.DataFrame:
         (144 rows: plates crossed with samples) and ``"Pastes"`` (60 rows: casks within batches, both Davies and
         Goldsmith 1972), ``"cake"`` (270 rows: breaking angles, Cook 1938), ``"InstEval"`` (73,421 rows: lecture
         evaluations by 2,972 students of 1,128 lecturers at ETH Zurich), ``"egsingle"`` (7,230 rows: mathematics scores
-        of 1,721 children in 60 schools over six years, as in R's mlmRev; Raudenbush and Bryk 2002) or
-        ``"spotify_songs"`` (28,351 tracks of 10,691 artists with Spotify's audio features, from TidyTuesday 2020-01-21,
-        CC0: one row a track, albums numbered, features rounded, ``genre`` that of the first playlist it was found in).
+        of 1,721 children in 60 schools over six years, as in R's mlmRev; Raudenbush and Bryk 2002), ``"cbpp"`` (56
+        rows: a disease of cattle in 15 herds, Lesnoff et al. 2004), ``"VerbAgg"`` (7,584 rows: 316 persons answer 24
+        questions about verbal aggression, De Boeck and Wilson 2004), ``"Contraception"`` (1,934 women in 60 districts
+        of Bangladesh, Huq and Cleland 1990), ``"guImmun"`` (2,159 children of 1,595 mothers in Guatemala and whether
+        they were immunised, Rodriguez and Goldman 2001; both as in mlmRev) or ``"spotify_songs"`` (28,351 tracks of
+        10,691 artists with Spotify's audio features, from TidyTuesday 2020-01-21, CC0: one row a track, albums
+        numbered, features rounded, ``genre`` that of the first playlist it was found in).
 
     Returns
     -------

@@ -9,13 +9,17 @@ from pylmernn import datasets
 def test_sizes_are_those_of_the_sources():
     sizes = {name: datasets.load(name).shape for name in datasets.names()}
     assert sizes == {
+        "Contraception": (1934, 6),
         "Dyestuff": (30, 2),
         "Dyestuff2": (30, 2),
         "InstEval": (73421, 7),
         "Pastes": (60, 4),
         "Penicillin": (144, 3),
+        "VerbAgg": (7584, 9),
         "cake": (270, 5),
+        "cbpp": (56, 4),
         "egsingle": (7230, 12),
+        "guImmun": (2159, 13),
         "sleepstudy": (180, 3),
         "spotify_songs": (28351, 15),
     }
