@@ -9,9 +9,11 @@ from typing import Any
 from pylmernn.engines import pirls
 from pylmernn.engines.control import Control
 from pylmernn.engines.exact import factored_together
-from pylmernn.engines.randompart import DENSE_ENOUGH
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
+
+#: random effects in a dense factor that may be computed several times an epoch
+DENSE_ENOUGH = 1500
 
 Callback = Callable[[int, float], None]
 

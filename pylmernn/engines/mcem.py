@@ -182,6 +182,8 @@ class SampledMember(Member):
         draws = self.part.transitions((self._offset + self.f)[self.rows], K, K - R, every_class=False)
         gain = min(1.0, max(1.0, number - SETTLED * self._epochs) ** -FADING)
         self.part.step(gain, fixed=True, inform=number % EVERY == 1)
+        if self.sampling.preset == "faithful":
+            self.part.record.append(self.part.b)
         values = self._effects.eta(draws.reshape(-1, *draws.shape[2:])).transpose(0, 1)  # (n, kept, C)
         self._draws.append(values.float().to(self.trainer.device))
         self.fixed = self._offset + self.design.X @ self.part.beta
@@ -254,6 +256,8 @@ def new_members(
         torch.manual_seed(seed)
         modules = [build(spec).to(device) for spec in specs]
         rows = held.learned(k)
-        part = SampledPart(some_rows(design, rows), family, n_classes, control.sampling, seed, device=device)
+        offset = None if design.offset is None else design.offset[rows]
+        learned = dataclasses.replace(some_rows(design, rows), offset=offset)
+        part = SampledPart(learned, family, n_classes, control.sampling, seed, device=device)
         members.append(SampledMember(design, family, rows, modules, features, training, control.sampling, part, seed))
     return members

@@ -31,7 +31,7 @@ def effects_at(design: Design, estimates: MultinomialEstimates, control: Control
     MultinomialEstimates
         With b, their variances, eta and draws of this design.
     """
-    from pylmernn.engines.mcem_estimates import Posterior
+    from pylmernn.engines.posterior import Posterior
     from pylmernn.engines.sampledpart import SampledPart, sampler_for
     from pylmernn.training.loop import device_for
 
@@ -52,10 +52,11 @@ def effects_at(design: Design, estimates: MultinomialEstimates, control: Control
     part.b = part.prior().draw(sampling.chains, part.generator)
     posterior = Posterior(part, sampling.draws)
     for number in range(sampling.warmup + sampling.draws):
-        part.adapting = number < sampling.warmup
+        if number == sampling.warmup:
+            part.settle()
         part.transitions(f, 1, 1)
         if number >= sampling.warmup:
-            posterior.add()
+            posterior.add(part.b, part.conditional_mean())
     b = posterior.b
     eta = f + design.X @ estimates.beta
     for term, effects in zip(design.random, b, strict=True):

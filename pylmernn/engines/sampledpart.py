@@ -13,10 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pylmernn.covariance import split_theta
+from pylmernn.engines import pirls
+from pylmernn.engines.control import Control
 from pylmernn.engines.effects import Effects, Prior
+from pylmernn.engines.exact import factored_together
 from pylmernn.engines.gibbs import Conditional, NormalEffects, PolyaGammaGibbs, draw_shift
 from pylmernn.engines.likelihood import EffectsDensity, Likelihood
 from pylmernn.engines.nuts import Nuts
+from pylmernn.engines.randompart import DENSE_ENOUGH
 from pylmernn.engines.sampled_moments import Information, information, second_moments
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family
@@ -24,9 +29,9 @@ from pylmernn.formula.design import Design, DesignError
 
 FloatArray = NDArray[np.float64]
 
-SMALLEST_VARIANCE = 1e-8
+SMALLEST_VARIANCE, SMALLEST_START = 1e-8, 1e-2
 LONGEST_STEP = 1.0  # of a log-variance
-RIDGE = 0.03  # share of the complete information that is added to that in the likelihood
+RIDGE, RIDGE_OF_TRAJECTORIES = 0.03, 0.3  # shares of the complete information that are added to the likelihood's
 CAUTION, WAIT = (
     0.25,
     5,
@@ -58,6 +63,12 @@ class SampledPart:
     covariances : list of ndarray, shape (C, d_k, d_k)
     phi : float or ndarray
     divergences : int
+    moved : int
+        Transitions so far.
+    record : list of Tensor (S, Q, C)
+        Draws of training, for the faithful preset only.
+    starts_at_modes : bool
+        Whether chains start at conditional modes instead of draws of the prior.
     accept : float
         Of the last transition; 1 for Gibbs sampling.
     adapting : bool
@@ -88,7 +99,7 @@ class SampledPart:
         self.beta = np.zeros((design.p, n_classes))
         self.phi = start_dispersion(family, design)
         self.likelihood = Likelihood(family, self.y, self.weights, n_classes, self.phi)
-        self.divergences, self.accept, self._moved = 0, 1.0, 0
+        self.divergences, self.accept, self.moved = 0, 1.0, 0
         self.adapting = True
         self._gibbs: PolyaGammaGibbs | None = None
         self._nuts: Nuts | None = None
@@ -97,11 +108,37 @@ class SampledPart:
         self.b = self.prior().draw(chains, self.generator)
         self.mean = torch.zeros_like(self.b[0])
         self.known = torch.stack([self._known()] * n_classes, dim=1)
+        self.starts_at_modes = self.sampler == "nuts" and n_classes == 1 and sampling.preset != "faithful"
+        if self.starts_at_modes:
+            self.starts_at_modes = self._start_at_modes()
         self._informations: dict[int, Information] = {}
+        self._means: list[list[Tensor]] = []
+        self.record: list[Tensor] = []
         self._reset()
 
     def _send(self, values: FloatArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(self.effects.device)
+
+    def _start_at_modes(self) -> bool:
+        """Parameters and effects of Laplace's approximation, where it is in reach; returns whether it is.
+
+        An exponential link may overflow at draws from the prior.
+        """
+        if factored_together(self.design, DENSE_ENOUGH) > DENSE_ENOUGH:
+            return False
+        try:
+            found = pirls.fit(self.design, self.family, 0, Control(tolerance=1e-2, max_evaluations=20))
+        except (np.linalg.LinAlgError, DesignError):
+            return False
+        self.covariances = [
+            (Lambda @ Lambda.T + SMALLEST_START * np.eye(len(Lambda)))[None]
+            for Lambda in split_theta(self.design.random, found.theta)
+        ]
+        self.beta, self.phi = found.beta[:, None], found.phi
+        self.likelihood.phi = found.phi
+        modes = self.effects.join([self._send(b)[None, :, :, None] for b in found.b])
+        self.b, self.mean = modes.expand(len(self.b), -1, -1).clone(), modes[0].clone()
+        return True
 
     def _known(self) -> Tensor:
         """Whether each effect's level has rows (Q,)."""
@@ -128,7 +165,9 @@ class SampledPart:
 
     # ---- the E-step
 
-    def transitions(self, f: FloatArray, number: int, kept: int, every_class: bool = True) -> Tensor:
+    def transitions(
+        self, f: FloatArray, number: int, kept: int, every_class: bool = True, fresh: bool = True
+    ) -> Tensor:
         """Move the chains for f (n, C) of the rows, and remember what the parameters need of the draws kept.
 
         Parameters
@@ -139,6 +178,8 @@ class SampledPart:
             Transitions, and how many of the last are kept.
         every_class : bool, default True
             Whether to draw the effects of all classes in each, however many.
+        fresh : bool, default True
+            Whether to forget what the parameters would have needed of earlier draws.
 
         Returns
         -------
@@ -146,12 +187,14 @@ class SampledPart:
         """
         self.offset = self._send(f) + self.X @ self._send(self.beta)
         prior = self.prior()
-        self._reset()
+        if fresh:
+            self._reset()
+        self._means = [[] for _ in range(self.n_classes)]
         draws = []
         for k in range(number):
             keep = k >= number - kept
             self.b = self._sweep(prior, keep, every_class) if self._gibbs is not None else self._trajectory(prior)
-            self._moved += 1
+            self.moved += 1
             if keep:
                 draws.append(self.b)
                 if self._gibbs is None:
@@ -161,7 +204,6 @@ class SampledPart:
 
     def _reset(self) -> None:
         self._moments: list[list[list[Tensor]]] = [[] for _ in range(self.n_classes)]
-        self._means: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
         self._scores: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
         self._last: dict[int, tuple[NormalEffects, Tensor, Tensor]] = {}
 
@@ -233,7 +275,17 @@ class SampledPart:
 
     # ---- steps in the parameters
 
-    def step(self, gain: float, fixed: bool, inform: bool = True) -> None:
+    def settle(self) -> None:
+        """Keep the step size of the No-U-Turn sampler from here on."""
+        self.adapting = False
+        if self._nuts is not None and self.sampling.preset != "faithful":
+            self._nuts.settle()
+
+    def adopt(self, other: SampledPart) -> None:
+        """Take over what another part knows of the information in the parameters."""
+        self._informations, self.divergences, self.accept = other._informations, other.divergences, other.accept
+
+    def step(self, gain: float, fixed: bool, inform: bool = True, last: bool = False) -> None:
         """Move variances, fixed effects and the dispersion.
 
         Parameters
@@ -244,9 +296,11 @@ class SampledPart:
             Whether the fixed effects move too.
         inform : bool, default True
             Whether to compute the information anew where it is known.
+        last : bool, default False
+            Whether no draws follow, so that no chain has to keep up.
         """
-        if self._gibbs is None and self.sampling.preset != "faithful":
-            if self._moved < WAIT:
+        if self._gibbs is None and self.sampling.preset != "faithful" and not last:
+            if self.moved < WAIT:
                 return
             gain *= CAUTION
         for c in self._last:
@@ -290,7 +344,8 @@ class SampledPart:
             now = np.array([self.covariances[k][c, s, s] for k, s in columns])
             complete = 0.5 * np.array([self.design.random[k].n_levels for k, _ in columns])
             score = complete * (np.array([moments[k][s, s] for k, s in columns]) / now - 1.0)
-            H = self._informations[c].variances.cpu().numpy() + np.diag(RIDGE * complete)
+            ridge = RIDGE if self._gibbs is not None else RIDGE_OF_TRAJECTORIES
+            H = self._informations[c].variances.cpu().numpy() + np.diag(ridge * complete)
             move = np.clip(np.linalg.solve(H, score), -LONGEST_STEP, LONGEST_STEP)
             for (k, s), value in zip(columns, now * np.exp(gain * move), strict=True):
                 self.covariances[k][c, s, s] = max(float(value), SMALLEST_VARIANCE)
@@ -306,6 +361,8 @@ class SampledPart:
         for c in self._last:
             score = torch.stack(self._scores[c]).mean(dim=0).cpu().numpy()
             H = self._informations[c].fixed.cpu().numpy()
+            if self._gibbs is None:  # as in EM: a single draw's score is too noisy for the likelihood's own curvature
+                H = torch.einsum("sn,ni,nj->ij", self._last[c][1], self.X, self.X).cpu().numpy() / len(self.b)
             self.beta[:, c] += gain * share * np.linalg.lstsq(H, score, rcond=None)[0]
         if self.n_classes > 1:
             self.beta -= self.beta.mean(axis=1, keepdims=True)

@@ -25,8 +25,8 @@ class Sampling:
     draws : int, optional
         Kept of each chain after training. By default 100; from 200,000 rows (times classes) on fewer, at least 40.
     warmup : int, optional
-        Of each chain before these, while the parameters settle; by default 50, or half of the default draws where
-        these are fewer.
+        Of each chain before these, while the parameters settle; by default half as many as the default draws, and as
+        many where the No-U-Turn sampler draws.
     per_epoch : int, optional
         K: transitions in every epoch of training; by default 2 of the No-U-Turn sampler, as in the paper, and 1 of
         "polya-gamma", whose chain goes on from where it was.
@@ -104,7 +104,7 @@ class Sampling:
             self,
             sampler=sampler,
             draws=usual if self.draws is None else self.draws,
-            warmup=usual // 2 if self.warmup is None else self.warmup,
+            warmup=(usual // 2 if sampler == "polya-gamma" else usual) if self.warmup is None else self.warmup,
             per_epoch=K if self.burn_in is None else max(K, self.burn_in + 1),
             burn_in=K - 1 if self.burn_in is None else self.burn_in,
             fixed_effects_weight=self.weight_of_fixed_effects,
