@@ -61,7 +61,7 @@ predict.glmerModNN <- function(object, newdata = NULL, re.form = NULL, random.on
   }
   answer <- if (is.matrix(eta)) `rownames<-`(eta, rows$names) else stats::setNames(eta, rows$names)
   answer <- stats::napredict(rows$na.action, answer)
-  if (type == "class") most_likely(answer) else answer
+  if (type == "class") most_likely(answer, is_ordinal(object)) else answer
 }
 
 check_prediction <- function(object, type, with_errors, interval, partial) {

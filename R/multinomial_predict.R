@@ -69,11 +69,11 @@ predict.multinomialModNN <- function(object, newdata = NULL, re.form = NULL,
 }
 
 # The most likely class of each row, a factor with the names of the rows.
-most_likely <- function(probabilities) {
+most_likely <- function(probabilities, ordered = FALSE) {
   classes <- colnames(probabilities)
   missing <- rowSums(is.na(probabilities)) > 0
   best <- max.col(replace(probabilities, is.na(probabilities), 0), ties.method = "first")
-  stats::setNames(factor(classes[replace(best, missing, NA)], classes), rownames(probabilities))
+  stats::setNames(factor(classes[replace(best, missing, NA)], classes, ordered = ordered), rownames(probabilities))
 }
 
 # The networks' part of the rows of a multinomial fit, n x C; 0 of other fits, which have it in the offset.

@@ -236,3 +236,109 @@ def test_generalized_fit_is_the_engine_s():
 def test_generalized_fit_says_what_is_wrong(changes, message):
     reply = rdoor.fit_generalized(json.dumps(meta(nAGQ=1, **changes)), as_bytes(Y, X, CODES, X))
     assert message in json.loads(reply[0])["error"]
+
+
+# ---- classes, networks and sampling
+
+INTERCEPT = {"group": "g", "n_levels": Q, "names": ["(Intercept)"], "covariance": "us", "label": "", "constant": True}
+NET = {"label": "nn(x)", "name": "nn", "names": ["x"], "levels": [0], "options": {"hidden": [3]}}
+CLASSES = np.digitize(Y, np.quantile(Y, [0.4, 0.7])).astype(float)
+SLOPE = {"terms": [INTERCEPT], "nAGQ": 1, "generalized": True, "fixed_names": ["x"], "classes": ["low", "mid", "high"]}
+
+
+def test_thresholds_cross_with_their_covariance():
+    text = json.dumps(meta(**SLOPE, family="ordinal"))
+    header, arrays = decoded(rdoor.fit_generalized(text, as_bytes(CLASSES, X[:, 1], CODES)))
+    random = [RandomTerm("g", CODES, np.arange(Q), np.ones((N, 1)), ("(Intercept)",))]
+    design = make_design(CLASSES, X[:, 1:], ["x"], random, generalized=True, classes=["low", "mid", "high"])
+    direct = pirls.fit(design, read_family("ordinal"))
+    assert header["family"] == "ordinal"
+    np.testing.assert_array_equal(arrays["phi"], direct.phi)
+    covariance = arrays["threshold_vcov"].reshape(2, 2)
+    np.testing.assert_allclose(covariance, covariance.T, rtol=1e-6)
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+
+
+def test_networks_of_a_generalized_fit_cross_and_come_back():
+    y = (Y > 1.0).astype(float)
+    changes = {"terms": [INTERCEPT], "nAGQ": 1, "nets": [NET], "control": {"epochs": 2, "folds": 0}, "seed": 1}
+    text = json.dumps(meta(**changes, family="binomial", method="auto"))
+    header, arrays = decoded(rdoor.fit_generalized(text, as_bytes(y, X, CODES, X[:, 1])))
+    assert (header["method"], header["networks"]["criterion"]) == ("alternating", "mean deviance")
+    names = [name for name in header["arrays"] if name.startswith("networks.")]
+    kept = {"state": header["networks"]["state"], "shapes": header["networks"]["shapes"], "names": names}
+    sent = as_bytes(*(arrays[name] for name in names))
+    known = {"method": header["method"], "sigma": 1.0, "networks": kept, "nets": [NET], "family": "binomial", "nAGQ": 1}
+    given = meta(**known, terms=[INTERCEPT], offset=True, generalized=True)
+    f, phi = arrays["networks.fitted"], np.ones(1)
+    fitted = as_bytes(y, X, f, CODES, X[:, 1], arrays["theta"], arrays["beta"], arrays["b0"], phi) + sent
+    told, _ = decoded(rdoor.importance(json.dumps({**given, "n_repeats": 1, "seed": 0}), fitted))
+    assert any("of the deviance of y" in line for line in told["lines"])
+    rows = as_bytes(X[:5], CODES[:5], np.ones(5), X[:5, 1])
+    text = json.dumps({**given, "rows": 5, "widths": [1], "include": [True]})
+    _, reply = decoded(rdoor.predictor_variance(text, fitted + rows))
+    assert (reply["variance"] > 0).all()
+
+
+def multinomial_fit():
+    changes = {**SLOPE, "fixed_names": ["(Intercept)", "x"], "nets": [NET], "family": "multinomial", "method": "auto"}
+    control = {"epochs": 2, "folds": 0, "draws": 6, "warmup": 2}
+    text = json.dumps(meta(**changes, control=control, seed=1))
+    return changes, decoded(rdoor.fit_generalized(text, as_bytes(CLASSES, X, CODES, X[:, 1])))
+
+
+def test_a_multinomial_fit_crosses_class_by_class():
+    _, (header, arrays) = multinomial_fit()
+    assert header["classes"] == ["low", "mid", "high"]
+    assert (header["draws"]["n_chains"], header["draws"]["n_draws"], header["networks"]["outputs"]) == (2, 6, 3)
+    beta, b, f = arrays["beta"].reshape(2, 3), arrays["b0"].reshape(Q, 1, 3), arrays["networks.fitted"].reshape(N, 3)
+    np.testing.assert_allclose(beta.sum(axis=1), 0.0, atol=1e-8)
+    np.testing.assert_allclose(arrays["eta"].reshape(N, 3), X @ beta + f + b[CODES, 0], atol=1e-6)
+    assert arrays["draws"].shape == (2 * 6 * len(header["draws"]["names"]),)
+    assert (arrays["c0"].shape, arrays["e0"].shape) == ((3,), (3,))
+
+
+def test_a_multinomial_fit_grows_by_rows():
+    changes, (header, arrays) = multinomial_fit()
+    names = [name for name in header["arrays"] if name.startswith("networks.")]
+    kept = {"state": header["networks"]["state"], "shapes": header["networks"]["shapes"], "names": names}
+    rows, q = np.append(np.arange(N), [0, 1, 2]), Q + 1
+    codes = np.append(CODES, [Q, Q, Q]).astype(np.int32)
+    known = {**changes, "n": N + 3, "terms": [{**INTERCEPT, "n_levels": q}], "method": "mcem", "networks": kept}
+    known |= {"known": N, "control": {"draws": 6, "warmup": 2}, "seed": 1}
+    beta = arrays["beta"].reshape(2, 3)
+    zeros = [np.zeros((N + 3, 3)), np.zeros((q, 1, 3)), np.zeros((q, 1, 3))]
+    covariances = [arrays["c0"].reshape(3, 1, 1), arrays["e0"].reshape(3, 1)]
+    sent = as_bytes(CLASSES[rows], X[rows], codes, X[rows, 1], beta, *zeros, *covariances)
+    sent += as_bytes(*(arrays[name] for name in names))
+    grown, after = decoded(rdoor.update_class_effects(json.dumps(meta(**known)), sent))
+    assert after["b0"].shape == (q * 3,)
+    f, b = after["networks.fitted"].reshape(N + 3, 3), after["b0"].reshape(q, 3)
+    np.testing.assert_allclose(f[N:], f[:3], atol=1e-6)  # the same inputs, in sample
+    np.testing.assert_allclose(after["eta"].reshape(-1, 3), X[rows] @ beta + f + b[codes], atol=1e-6)
+    assert grown["draws"]["n_draws"] == 6
+
+
+def test_a_linear_fit_grows_by_rows():
+    header, arrays = decoded(rdoor.fit(json.dumps(meta(terms=[INTERCEPT])), as_bytes(Y, X, CODES)))
+    rows, codes = np.append(np.arange(N), [0, 1]), np.append(CODES, [Q, Q]).astype(np.int32)
+    known = {"n": N + 2, "terms": [{**INTERCEPT, "n_levels": Q + 1}], "method": header["method"], "known": N}
+    sent = as_bytes(Y[rows], X[rows], codes, arrays["theta"], arrays["beta"], np.zeros(Q + 1))
+    _, after = decoded(rdoor.update_random_effects(json.dumps(meta(**known, sigma=header["sigma"])), sent))
+    rest = (Y - X @ arrays["beta"])[:2]
+    ratio = arrays["theta"][0] ** 2
+    np.testing.assert_allclose(after["b0"][Q], ratio * rest.sum() / (1.0 + 2.0 * ratio), rtol=1e-8)
+    np.testing.assert_allclose(after["b0"][:Q], arrays["b0"], rtol=1e-8)
+
+
+def test_means_over_normal_predictors_are_averages():
+    eta, variance = np.array([-1.0, 0.5]), np.array([2.0, 0.0])
+    sent = as_bytes(np.ones(1), eta, variance)
+    _, reply = decoded(rdoor.marginal_means(json.dumps({"family": "binomial"}), sent))
+    t, w = np.polynomial.hermite_e.hermegauss(80)
+    expected = (w / w.sum()) @ (1.0 / (1.0 + np.exp(-(eta[:, None] + np.sqrt(variance)[:, None] * t)))).T
+    np.testing.assert_allclose(reply["means"], expected, rtol=1e-9)
+    text = json.dumps({"rows": 2, "classes": 2})
+    both = as_bytes(np.column_stack([0 * eta, eta]), np.column_stack([0 * variance, variance]))
+    _, classes = decoded(rdoor.marginal_classes(text, both))
+    np.testing.assert_allclose(classes["probabilities"].reshape(2, 2)[:, 1], expected, rtol=1e-6)

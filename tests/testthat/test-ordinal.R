@@ -24,6 +24,7 @@ test_that("an ordinal model has thresholds for an intercept, and answers the ver
   expect_identical(predict(fit, type = "prob"), P)
   expect_identical(predict(fit, d, type = "response"), P)
   expect_identical(levels(predict(fit, type = "class")), levels(d$y))
+  expect_s3_class(predict(fit, type = "class"), "ordered")
   expect_identical(as.integer(predict(fit, type = "class")), unname(max.col(P)))
   own <- P[cbind(seq_len(300), as.integer(d$y))]
   expect_equal(deviance(fit), -2 * sum(log(own)))
