@@ -163,7 +163,7 @@ def try_out(net: ModuleNet, inputs: FloatArray) -> None:
     net.eval()
     with torch.no_grad():
         output = _run(net, net.prepare(inputs[:TRIAL_ROWS]))
-    bad = int((~torch.isfinite(output)).sum())
+    bad = int((~torch.isfinite(output)).reshape(len(output), -1).any(dim=1).sum())
     if bad:
         raise DesignError(
             f"the network '{net.name}' returns NaN or infinite values before any training ({bad} of {len(output)} "
