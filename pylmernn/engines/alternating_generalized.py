@@ -10,6 +10,10 @@ by quadrature over that one-dimensional distribution; at the current f its gradi
 The rest is as for linear models (:mod:`pylmernn.engines.alternating`): members are cross-fitted where rows are few, an
 epoch is chosen by the predictive density of held-out rows and levels, b comes in over the first half of the epochs, and
 in the end the model given f is estimated on all rows by maximum likelihood.
+
+Laplace's approximation understates variances where levels have few binary rows: with two crossed factors of variance 1
+and four rows a level by 40%. One factor then has quadrature; several factors of a logistic model are sampled in the
+last step, as by method "mcem".
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from pylmernn.engines.crossfitting import (
     train,
     with_networks,
 )
-from pylmernn.engines.generalizedpart import GeneralizedPart, final_nodes
+from pylmernn.engines.generalizedpart import GeneralizedPart, final_nodes, only_width
+from pylmernn.engines.mcem_estimates import estimates_of
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
@@ -43,6 +48,7 @@ from pylmernn.training.options import GENERALIZED_DECAY, Training
 FloatArray = NDArray[np.float64]
 
 CRITERION = "mean deviance"
+FEW_TRIALS = 30  # a level, below which Laplace's approximation is not good enough
 
 
 def fit(
@@ -61,7 +67,8 @@ def fit(
     family : Family
     nAGQ : int, default 1
         Of the last step, where f is known; 1 leaves the choice open: 9, 5 or 3 nodes a dimension for one grouping
-        factor of one, two or three columns, else Laplace's approximation.
+        factor of one, two or three columns; else sampling where levels have few binary rows, and Laplace's
+        approximation where they have many.
     control : Control, optional
         ``control.training`` says how to train, ``control.device`` where.
     callback : callable, optional
@@ -85,12 +92,35 @@ def fit(
     best, stopped = train(members, held, training, callback)
     networks = fitted_networks(design, specs, members, held, best, CRITERION, family.absorbs_constant)
     given = dataclasses.replace(with_networks(design, networks.fitted), nets=())
-    estimates = pirls.fit(given, family, final_nodes(design, nAGQ), control)
+    if nAGQ == 1 and laplace_is_biased(given, family):
+        found = estimates_of(design, family, 1, networks, None, nAGQ, sized(control, given, family))
+        assert isinstance(found, GeneralizedEstimates)
+        estimates = found
+    else:
+        estimates = pirls.fit(given, family, final_nodes(design, nAGQ), control)
     if stopped:
         message = f"{stopped}; these are the best networks so far"
         convergence = dataclasses.replace(estimates.convergence, converged=False, message=message)
         estimates = dataclasses.replace(estimates, convergence=convergence)
     return dataclasses.replace(estimates, method="alternating", networks=networks)
+
+
+def laplace_is_biased(design: Design, family: Family) -> bool:
+    """Whether a logistic model of several factors has a factor with few trials a level."""
+    if str(family) != "binomial(logit)" or only_width(design) > 0:
+        return False
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    if (weights != np.rint(weights)).any():
+        return False
+    return float(weights.sum()) / max(term.n_levels for term in design.random) < FEW_TRIALS
+
+
+def sized(control: Control, design: Design, family: Family) -> Control:
+    """The settings with those of sampling filled in."""
+    from pylmernn.engines.sampledpart import sampler_for
+
+    sampler = sampler_for(family, design, control.sampling)
+    return dataclasses.replace(control, sampling=control.sampling.sized(design.n, sampler))
 
 
 class GeneralizedMember(Member):

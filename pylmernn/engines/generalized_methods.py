@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pylmernn.engines import pirls
+from pylmernn.engines.alternating_generalized import laplace_is_biased
 from pylmernn.engines.control import Control
 from pylmernn.engines.exact import factored_together
 from pylmernn.families import Family
@@ -42,14 +43,16 @@ NETWORK_METHODS = ("alternating", "lmmnn", "mcem")
 def choose_method(design: Design, family: Family) -> str:
     """What ``method="auto"`` means.
 
-    "mcem" for several classes, and with networks beside factors too large to be factored together again and again;
-    else "alternating" with networks and "pirls" without.
+    "mcem" for several classes, and with networks beside factors that are too large to be factored together again and
+    again or have few binary rows a level; else "alternating" with networks and "pirls" without.
     """
     if family.name == "multinomial":
         return "mcem"
     if not design.nets:
         return "pirls"
-    return "mcem" if factored_together(design, DENSE_ENOUGH) > DENSE_ENOUGH else "alternating"
+    if laplace_is_biased(design, family) or factored_together(design, DENSE_ENOUGH) > DENSE_ENOUGH:
+        return "mcem"
+    return "alternating"
 
 
 def method_for(design: Design, family: Family, method: str) -> str:
