@@ -186,6 +186,7 @@ refit.glmerModNN <- function(object, newresp = NULL, ...) {
 refit_settings <- function(object) {
   settings <- object$settings
   if (!is.null(object$networks) && object$method != "mcem") settings$method <- "auto"
+  settings$nAGQ <- object$nAGQ # a method may have chosen it
   settings
 }
 

@@ -244,7 +244,7 @@ sampling_messages <- function(draws) {
   other <- if (nuts) ", or sampler = \"polya-gamma\" for a binomial (logit) or multinomial model" else ""
   c(
     if (isTRUE(draws$rhat > 1.1)) {
-      sprintf(paste("the chains do not agree: R-hat is %.2f (1 where they do, above 1.1 too large), so variances and",
+      sprintf(paste("the chains do not agree: R-hat is %.3f (1 where they do, above 1.1 too large), so variances and",
                     "effects are uncertain; try control = list(warmup = , draws = ) with larger numbers%s"), draws$rhat,
               other)
     },

@@ -13,7 +13,7 @@
 #' converged. Verbs of [lmernn()]'s fits that are not listed here work too: `formula()`, [ngrps()], [history()],
 #' `update()`, `nobs()`.
 #'
-#' @param object,x,formula A fit by `glmernn(family = "multinomial")`, or what its verbs return.
+#' @param object,x,fit A fit by `glmernn(family = "multinomial")`, or what its verbs return.
 #' @param add.dropped Whether columns dropped from a rank-deficient model matrix appear, as `NA`.
 #' @param condVar Whether posterior variances come along, as attribute `"postVar"`, a data frame of the same shape.
 #' @param whichel Names of the grouping factors that are wanted.

@@ -161,7 +161,8 @@ deviance_components <- function(object) {
 
 # The list in which lme4 keeps what the optimizer said; singular fits are named there too.
 optimizer_info <- function(object) {
-  messages <- if (isSingular(object)) "boundary (singular) fit: see help('isSingular')"
+  messages <- c(if (isSingular(object)) "boundary (singular) fit: see help('isSingular')",
+                sampling_messages(object$draws))
   list(
     optimizer = object$method,
     control = object$settings$control,

@@ -61,7 +61,7 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
         header["networks"], kept = send_networks(estimates.networks, design)
         arrays |= kept
         design = with_networks(design, estimates.networks.fitted)
-    given = nAGQ == 0 or estimates.method == "mcem"
+    given = estimates.nAGQ == 0 or estimates.method == "mcem"
     arrays["vcov"] = estimates.unscaled_vcov if given else fixed_covariance(design, estimates)
     if family.absorbs_constant:
         arrays["threshold_vcov"] = dispersion_covariance(design, estimates)
