@@ -103,6 +103,8 @@ new_frame <- function(object, newdata) {
   xlev <- stats::.getXlevels(whole, old)
   frame <- one_sentence(stats::model.frame(whole, newdata, na.action = stats::na.pass,
                                            xlev = xlev[setdiff(names(xlev), groups)]))
+  classes <- attr(whole, "dataClasses")
+  one_sentence(stats::.checkMFClasses(classes[setdiff(names(classes), c(groups, names(old)[1L]))], frame))
   family <- object$settings$family
   if (is_categorical(family) || is.factor(old[[1L]])) {
     y <- frame[[1L]]
@@ -137,7 +139,7 @@ stack_frames <- function(first, second) {
       levels <- union(levels(a), as.character(b[!is.na(b)]))
       return(factor(c(as.character(a), as.character(b)), levels, ordered = is.ordered(a)))
     }
-    if (is.matrix(a)) rbind(a, b) else c(a, b)
+    if (is.matrix(a)) rbind(a, b) else if (is.factor(b)) c(as.character(a), as.character(b)) else c(a, b)
   }, unclass(first), unclass(second)[names(first)])
   frame <- structure(columns, names = names(first), class = "data.frame",
                      row.names = make.unique(c(row.names(first), row.names(second))))

@@ -16,6 +16,8 @@ test_that("a new level gets the effect that its rows say, the others keep theirs
   expect_identical(nobs(after), 173L)
   expect_equal(unname(tail(fitted(after), 3)), unname(predict(after, few)))
   expect_equal(dim(attr(ranef(after)$Subject, "postVar")), c(2L, 2L, 18L))
+  named <- update_random_effects(fit, transform(few, Subject = as.character(Subject)))
+  expect_identical(ranef(named)$Subject, ranef(after)$Subject)
   known_rows <- update_random_effects(update_random_effects(fit, few[1:2, ]), few[3L, ])
   expect_equal(ranef(known_rows)$Subject, ranef(after)$Subject, tolerance = 1e-8)
 })
@@ -78,6 +80,7 @@ test_that("new rows that do not fit are refused in one sentence", {
     expect_null(conditionCall(error))
   }
   refused(update_random_effects(fit, sleepstudy["Days"]), "the formula uses 'Reaction'")
+  refused(update_random_effects(fit, transform(sleepstudy, Days = "a")), "'Days' was fitted with type \"numeric\"")
   refused(update_random_effects(fit, 3), "newdata must be a data frame.")
   refused(update_random_effects(fit, data.frame(Reaction = NA_real_, Days = 1, Subject = "x")), "no rows are left")
 })
