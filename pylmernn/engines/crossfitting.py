@@ -220,7 +220,8 @@ def fitted_networks(
     values = [member.scale * member.trainer.values() for member in members]
     f = values[0]
     if len(members) > 1:
-        f = np.array(values)[held.member, np.arange(design.n)] - fold_trends(design.X, values, held.member)
+        X = np.column_stack([np.ones(design.n), design.X]) if centred else design.X
+        f = np.array(values)[held.member, np.arange(design.n)] - fold_trends(X, values, held.member)
     has_constant = centred or any(np.ptp(design.X[:, j]) == 0 and design.X[0, j] != 0 for j in range(design.p))
     shift = f.mean(axis=0) if has_constant else np.zeros(f.shape[1:])
     history = {"member": [float(k) for k, m in enumerate(members) for _ in m.history["epoch"]]}
