@@ -185,7 +185,7 @@ refit.glmerModNN <- function(object, newresp = NULL, ...) {
 # Settings for the same model given its networks, which stand in the offset.
 refit_settings <- function(object) {
   settings <- object$settings
-  if (!is.null(object$networks) && object$method != "mcem") settings$method <- "auto"
+  if (!is.null(object$networks)) settings$method <- if (object$method == "mcem") "mcem" else "auto"
   settings$nAGQ <- object$nAGQ # a method may have chosen it
   settings
 }

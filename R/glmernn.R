@@ -29,7 +29,8 @@
 #' @param method `"pirls"` fits models without networks. With networks, `"alternating"` trains them between steps that
 #'   find the random effects and their variances on all rows; `"lmmnn"` trains on the quadrature likelihood of Simchoni
 #'   and Rosset (2023), for one grouping factor; `"mcem"` is the Monte Carlo EM algorithm of Tschalzev et al. (2024),
-#'   which also fits multinomial models, with or without networks. `"auto"` chooses.
+#'   which also fits multinomial models, with or without networks. `"auto"` chooses: `"mcem"` for multinomial models and,
+#'   with networks, where levels have few binary rows or crossed factors are large; else `"alternating"` or `"pirls"`.
 #' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
 #'   `dense_limit`. Of the training of networks: those of [lmernn()]. Of method `"mcem"`: `sampler` (`"polya-gamma"`
 #'   for binomial and multinomial models, `"nuts"` for all, `"auto"`), `chains`, `draws` (kept of each) and `warmup`
