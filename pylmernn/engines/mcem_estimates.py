@@ -34,6 +34,7 @@ FloatArray = NDArray[np.float64]
 WHOLE_STEPS = 0.5  # share of the warm-up before steps shorten
 FADING = 0.7
 DISCARDED, FEWEST = 0.7, 4  # share of the recorded draws that is thrown away; draws that are worth keeping
+BETWEEN, SMALL_NUMBERS = 2, 400_000  # sweeps over several classes a draw, where rows times classes are this few
 OFTEN, SELDOM = 8, 10  # transitions with the information computed anew: all of the first, then every tenth
 
 
@@ -103,9 +104,10 @@ def _find_parameters(part: SampledPart, f: FloatArray, warmup: int) -> None:
 def _sample(part: SampledPart, f: FloatArray, draws: int) -> tuple[Posterior, str]:
     """Draws with the parameters as they are; the part remembers the moments of all."""
     posterior = Posterior(part, draws)
+    between = max(1, min(BETWEEN, SMALL_NUMBERS // (part.n_classes * len(f)))) if part.n_classes > 1 else 1
     try:
         for number in range(draws):
-            part.transitions(f, 1, 1, fresh=number == 0)
+            part.transitions(f, between, 1, fresh=number == 0)
             posterior.add(part.b, part.conditional_mean())
     except KeyboardInterrupt:
         if posterior.count < FEWEST:
