@@ -64,8 +64,8 @@ def lmernn(
         ``(1 | g)``, which W is integrated out of; it then has nothing to overfit.
         Left of a bar a network stands for its parameters, which then vary by group: ``(nn | g)`` all of them,
         ``(nn.last | g)`` and ``(nn.first | g)`` those of a layer, ``(nn["layers.0.weight"] | g)`` one by its name; a
-        network with ``net=tower`` is called ``tower``. Variances are in full up to 12 parameters and diagonal beyond,
-        or with ``||``.
+        network with ``net=tower`` is called ``tower``. Their covariance matrix is full up to 12 parameters and of
+        reduced rank beyond, ``rr(nn | g, d = 4)``; ``(nn || g)`` takes variances only.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True

@@ -54,10 +54,10 @@ class VaryingEstimates:
     selected : Selected
     effects : ndarray, shape (q, D)
         Posterior modes of eta.
-    variances : ndarray, shape (q, D, D), or (q, D) where the covariance is diagonal
+    variances : ndarray, shape (q, D, D), or (q, D) where Sigma is diagonal or of reduced rank
         Posterior variances.
-    covariance : ndarray, shape (D, D) or (D,)
-        Sigma, or its diagonal.
+    factor : ndarray, shape (D, k) or (D,)
+        L with ``Sigma = L L'``; k < D for reduced rank, a vector of standard deviations for a diagonal Sigma.
     fitted : ndarray, shape (n,)
         ``offset + X beta + f(x; theta_bar + eta_i)``.
     objective : float
@@ -76,11 +76,24 @@ class VaryingEstimates:
     selected: Selected
     effects: FloatArray
     variances: FloatArray
-    covariance: FloatArray
+    factor: FloatArray
     fitted: FloatArray
     objective: float
     exact: bool
     convergence: Convergence
+
+    @property
+    def prior_variances(self) -> FloatArray:
+        """The diagonal of Sigma, (D,)."""
+        return self.factor**2 if self.factor.ndim == 1 else np.asarray((self.factor**2).sum(axis=1))
+
+    @property
+    def n_variances(self) -> int:
+        """Free parameters of Sigma."""
+        if self.factor.ndim == 1:
+            return len(self.factor)
+        size, rank = self.factor.shape
+        return size * rank - rank * (rank - 1) // 2
 
 
 def fit(
@@ -129,7 +142,7 @@ def fit(
         selected=model.selected,
         effects=found.effects,
         variances=found.variances,
-        covariance=found.covariance,
+        factor=found.factor,
         fitted=model.mean() + offset,
         objective=found.objective,
         exact=found.exact,

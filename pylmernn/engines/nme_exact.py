@@ -69,14 +69,13 @@ def given_trunk(model: VaryingModel, REML: bool, control: Control) -> Given:
         layer.bias.copy_(torch.from_numpy(beta[-1:]))
     model.eta = torch.from_numpy(np.array(found.b[0]))
     factor = structure(linear.random[0].covariance).Lambda(found.theta, len(varies))
-    covariance = found.sigma**2 * factor @ factor.T
     variances = conditional_variance(linear, found)[0]
     inside = [j for j in range(len(kept)) if kept[j] < design.p]
     return Given(
         sigma=found.sigma,
         effects=found.b[0],
         variances=np.einsum("qdd->qd", variances) if model.diagonal else variances,
-        covariance=np.diagonal(covariance).copy() if model.diagonal else covariance,
+        factor=found.sigma * (np.abs(np.diagonal(factor)) if model.diagonal else factor),
         fixed_covariance=found.sigma**2 * found.unscaled_vcov[np.ix_(inside, inside)],
         objective=found.objective,
         exact=True,

@@ -14,6 +14,7 @@ from pylmernn.engines.alternating import RISE, LinearMember
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import response
 from pylmernn.engines.nme_posterior import Groups, Posterior, factor_of, posterior
+from pylmernn.engines.nme_reduced import reduced_factor
 from pylmernn.engines.nme_training import VaryingTrainer
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.mlp import TabularNet
@@ -26,10 +27,13 @@ FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
 FULL = 12  # parameters that vary up to which a plain bar has a full covariance matrix
+RANK = 6  # of the deviations beyond
 FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
 EM_STEPS = 3  # between two epochs
 LAST_ROUNDS, LAST_STEPS = 15, 20  # of the variances given theta_bar
 LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
+PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced rank stand for before the data speak
+COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
 HALVINGS = 3  # of a step that linearisation promised too much of
 
 
@@ -51,7 +55,7 @@ class Given:
     sigma: float
     effects: FloatArray
     variances: FloatArray
-    covariance: FloatArray
+    factor: FloatArray
     fixed_covariance: FloatArray | None
     objective: float
     exact: bool
@@ -98,7 +102,9 @@ class VaryingModel:
         self.eta = self.X.new_zeros(term.n_levels, self.selected.size)
         self.factor: Tensor | None = None
         self.sigma2 = self.scale**2
-        self.diagonal = term.covariance == "diag" or self.selected.size > FULL
+        self.diagonal = term.covariance == "diag"
+        self.reduced = term.covariance == "rr" or (not self.diagonal and self.selected.size > FULL)
+        self.rank = min(term.rank or RANK, self.selected.size, term.n_levels)
         self.training = training
         self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
         self.rows = torch.from_numpy(self.held.learned(0))
@@ -137,19 +143,23 @@ class VaryingModel:
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
 
-    def solve(self, rows: Tensor, groups: Groups, steps: int) -> Posterior:
+    def solve(self, rows: Tensor, groups: Groups, steps: int, learn: bool = True) -> Posterior:
         """EM steps in the model linearised at the deviations; they then move, and their mean goes to theta_bar."""
         f, J = self.linearised(rows)
         codes, X, root = self.codes[rows], self.X[rows], self.weights[rows].sqrt()
         rest = self.y[rows] - X @ self.beta - f + (J * self.eta[codes]).sum(1)
-        if self.factor is None:
-            self._start(J, rest)
+        if self.factor is None or (self.reduced and learn and self._collapsed(J, rest)):
+            self._start(J, rest, codes)
         assert self.factor is not None
+        penalty = self.rank * float((J**2).sum(1).mean()) / (PRIOR_SHARE * self.scale**2)
         solver = torch.linalg.pinv(root[:, None] * X)
         weighted = root[:, None] * J
         for _ in range(steps):
-            found = posterior(weighted, root * rest, self.factor, self.sigma2, groups)
-            self.factor = factor_of(found.second)
+            found = posterior(weighted, root * rest, self.factor, self.sigma2, groups, self.reduced)
+            if not self.reduced:
+                self.factor = factor_of(found.second)
+            elif learn:
+                self.factor = reduced_factor(weighted, root * rest, codes, self.factor, found, self.sigma2, penalty)
             self.sigma2 = max(found.squares / len(rows), 1e-10 * self.scale**2)
             step = solver @ (root * (rest - (J * found.effects[codes]).sum(1)))
             self.beta = self.beta + step
@@ -163,12 +173,22 @@ class VaryingModel:
         self.eta = torch.where(seen[:, None], eta - mean, torch.zeros_like(eta))
         return found
 
-    def _start(self, J: Tensor, rest: Tensor) -> None:
+    def _start(self, J: Tensor, rest: Tensor, codes: Tensor) -> None:
         """First variances: deviations stand for a share of the variance, all parameters alike."""
         self.sigma2 = float(rest.var(correction=0))
         deviation = (FIRST_SHARE * self.sigma2 / float((J**2).sum(1).mean())) ** 0.5
         ones = J.new_full((J.shape[1],), deviation)
         self.factor = ones if self.diagonal else torch.diag(ones)
+        if self.reduced:
+            groups = Groups(codes.numpy().astype(np.int32), self.term.n_levels, len(ones))
+            effects = posterior(J, rest, ones, self.sigma2, groups).effects
+            _, values, vectors = torch.linalg.svd(effects, full_matrices=False)
+            self.factor = vectors[: self.rank].T * values[: self.rank] / len(effects) ** 0.5
+
+    def _collapsed(self, J: Tensor, rest: Tensor) -> bool:
+        """Whether a factor of reduced rank stands for nothing, as it may before the network has learnt anything."""
+        assert self.factor is not None
+        return float(((J @ self.factor) ** 2).sum(1).mean()) < COLLAPSED * float(rest.var(correction=0))
 
     def _shortened(self, rows: Tensor, eta: Tensor, rest: Tensor, J: Tensor) -> Tensor:
         """New deviations (q, D), nearer to the old ones in groups whose rows they fit far worse than promised."""
@@ -246,7 +266,7 @@ class VaryingModel:
         message = "the likelihood was still rising when EM stopped"
         before = np.inf
         for _ in range(LAST_ROUNDS):
-            deviance = self.solve(rows, groups, LAST_STEPS).deviance
+            deviance = self.solve(rows, groups, LAST_STEPS, learn=False).deviance
             if abs(before - deviance) < LAST_CHANGE:
                 message = ""
                 break
@@ -256,13 +276,12 @@ class VaryingModel:
         rest = self.y - self.X @ self.beta - f + (J * self.eta[self.codes]).sum(1)
         assert self.factor is not None
         found = posterior(root[:, None] * J, root * rest, self.factor, self.sigma2, groups, variances=True)
-        assert found.variances is not None
-        covariance = self.factor**2 if self.factor.ndim == 1 else self.factor @ self.factor.T
+        variances = found.effect_variances(self.factor, in_full=not self.reduced)
         return Given(
             sigma=self.sigma2**0.5,
             effects=self.eta.numpy(),
-            variances=found.variances.numpy(),
-            covariance=covariance.numpy(),
+            variances=variances.numpy(),
+            factor=self.factor.numpy(),
             fixed_covariance=None,
             objective=found.deviance - float(self.weights.log().sum()),
             exact=False,

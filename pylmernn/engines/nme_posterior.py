@@ -29,8 +29,10 @@ class Posterior:
     effects : Tensor, shape (q, D)
     second : Tensor, shape (D, D) or (D,)
         Mean over the groups of ``eta eta'`` plus the posterior variance; its diagonal where Sigma is diagonal.
-    variances : Tensor, shape (q, D, D) or (q, D), or None
-        Where they were asked for.
+    scores : Tensor, shape (q, k)
+        Of u.
+    score_variances : Tensor, shape (q, k, k) or (q, k), or None
+        Of u, where they were asked for.
     squares : float
         Expected sum of squares ``sum (r - J eta)^2``.
     deviance : float
@@ -39,9 +41,24 @@ class Posterior:
 
     effects: Tensor
     second: Tensor
-    variances: Tensor | None
+    scores: Tensor
+    score_variances: Tensor | None
     squares: float
     deviance: float
+
+    def effect_variances(self, L: Tensor, in_full: bool = True) -> Tensor:
+        """Of the effects, for the L that the posterior was made with.
+
+        Returns
+        -------
+        Tensor, shape (q, D, D), or (q, D) where L is a vector or no covariances are wanted
+        """
+        assert self.score_variances is not None
+        if L.ndim == 1:
+            return self.score_variances * L**2
+        if in_full:
+            return L @ self.score_variances @ L.T
+        return ((L @ self.score_variances) * L).sum(2)
 
 
 class Groups:
@@ -95,17 +112,17 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
     sigma2 : float
     groups : Groups
     variances : bool, default False
-        Whether to keep those of each group.
+        Whether to keep those of each group's u.
     """
-    q, D = groups.q, J.shape[1]
+    q = groups.q
     diagonal = L.ndim == 1
     spherical = J * L if diagonal else J @ L
     k = spherical.shape[1]
     spherical = torch.cat([spherical, spherical.new_zeros(1, k)])
     padded = torch.cat([r, r.new_zeros(1)])
-    effects = J.new_zeros(q, D)
-    second = J.new_zeros(D) if diagonal else J.new_zeros(k, k)
-    kept = J.new_zeros((q, D) if diagonal else (q, D, D)) if variances else None
+    scores = J.new_zeros(q, k)
+    second = J.new_zeros(k) if diagonal else J.new_zeros(k, k)
+    kept = J.new_zeros((q, k) if diagonal else (q, k, k)) if variances else None
     squares, deviance = 0.0, groups.n * float(np.log(2 * np.pi * sigma2))
     for chosen, rows in groups.blocks:
         A, rb = spherical[rows], padded[rows]
@@ -114,13 +131,13 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
         trace = solved.spread.sum() if diagonal else solved.spread.trace()
         squares += float((rest**2).sum() + sigma2 * (k * len(chosen) - trace))
         deviance += float(solved.logdet + (rb * rest).sum() / sigma2)
-        effects[chosen] = solved.u * L if diagonal else solved.u @ L.T
+        scores[chosen] = solved.u
         second += ((solved.u**2).sum(0) if diagonal else solved.u.T @ solved.u) + solved.spread
         if kept is not None:
             assert solved.each is not None
-            kept[chosen] = solved.each * L**2 if diagonal else L @ solved.each @ L.T
-    second = second / q
-    return Posterior(effects, second * L**2 if diagonal else L @ second @ L.T, kept, squares, deviance)
+            kept[chosen] = solved.each
+    second = second / q * L**2 if diagonal else L @ (second / q) @ L.T
+    return Posterior(scores * L if diagonal else scores @ L.T, second, scores, kept, squares, deviance)
 
 
 @dataclass(frozen=True)

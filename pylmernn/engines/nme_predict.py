@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pylmernn.engines.nme import VaryingEstimates
-from pylmernn.engines.nme_posterior import Groups, factor_of, posterior
+from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.mean.networks import build
 from pylmernn.mean.varying import VaryingNetwork
 
@@ -39,7 +39,7 @@ def averaged(estimates: VaryingEstimates, inputs: FloatArray, draws: int, seed: 
     """F of rows (m, k), the mean over draws of deviations from N(0, Sigma)."""
     network = network_of(estimates)
     prepared = network.module.prepare(np.nan_to_num(inputs))
-    factor = factor_of(torch.from_numpy(estimates.covariance))
+    factor = torch.from_numpy(estimates.factor)
     generator = torch.Generator().manual_seed(seed)
     total = np.zeros(len(inputs))
     for _ in range(draws):
@@ -73,7 +73,7 @@ def new_effects(
     """
     network, scale = network_of(estimates), estimates.networks.scale
     prepared, at = network.module.prepare(inputs), torch.from_numpy(codes.astype(np.int64))
-    factor = factor_of(torch.from_numpy(estimates.covariance))
+    factor = torch.from_numpy(estimates.factor)
     groups = Groups(codes, q, estimates.selected.size)
     eta = torch.zeros(q, estimates.selected.size, dtype=torch.float64)
     y, sigma2 = torch.from_numpy(rest), estimates.sigma**2
@@ -93,5 +93,4 @@ def new_effects(
         eta = eta + step
         if step.abs().max() <= ENOUGH * eta.abs().max():
             break
-    assert found.variances is not None
-    return eta.numpy(), found.variances.numpy()
+    return eta.numpy(), found.effect_variances(factor, in_full=estimates.variances.ndim == 3).numpy()

@@ -28,7 +28,7 @@ NOTHING = ("NA", "~0", "~-1", "~ 0")  # re_form without deviations
 
 
 class Deviations(Ranef):
-    """Deviations of each group's parameters; where the covariance is diagonal ``condVar`` holds variances (q, D)."""
+    """Deviations of each group's parameters; where there are no full matrices ``condVar`` holds variances (q, D)."""
 
     def condsd(self) -> dict[str, pd.DataFrame]:
         """Conditional standard deviations, shaped as the deviations."""
@@ -97,21 +97,23 @@ class VaryingFit:
         return Ranef({group: both})
 
     def VarCorr(self) -> VarCorr:
-        """Variances by layer, named "group.layer"; one full matrix, named by the group, where all covariances are free.
+        """Variances by layer, named "group.layer"; one matrix, named by the group, where all covariances are free.
 
         Raises
         ------
         KeyError
             By the result, for a term that there is not.
         """
-        selected, covariance, group = self.estimates.selected, self.estimates.covariance, self.design.varying[0].group
-        if covariance.ndim == 2:
-            return VarCorr([TermCovariance(group, selected.labels, covariance)], self.estimates.sigma)
+        selected, factor, group = self.estimates.selected, self.estimates.factor, self.design.varying[0].group
+        if factor.ndim == 2 and factor.shape[0] <= factor.shape[1]:
+            return VarCorr([TermCovariance(group, selected.labels, factor @ factor.T)], self.estimates.sigma)
         terms = []
         for layer in dict.fromkeys(selected.layers):
             inside = [k for k, own in enumerate(selected.layers) if own == layer]
             labels = tuple(selected.labels[k] for k in inside)
-            terms.append(TermCovariance(f"{group}.{layer}", labels, np.diag(covariance[inside]), correlated=False))
+            own = factor[inside]
+            block = np.diag(own**2) if own.ndim == 1 else own @ own.T
+            terms.append(TermCovariance(f"{group}.{layer}", labels, block, correlated=own.ndim == 2))
         return VarCorr(terms, self.estimates.sigma)
 
     def sigma(self) -> float:
@@ -133,9 +135,8 @@ class VaryingFit:
 
     def logLik(self) -> LogLik:
         """Log-likelihood (the REML one after REML) given the layers below what varies; else of the linearised model."""
-        size = self.estimates.selected.size
-        variances = size if self.estimates.covariance.ndim == 1 else size * (size + 1) // 2
-        return LogLik(-0.5 * self.estimates.objective, self.design.p + size + variances + 1, self.design.n)
+        df = self.design.p + self.estimates.selected.size + self.estimates.n_variances + 1
+        return LogLik(-0.5 * self.estimates.objective, df, self.design.n)
 
     def isREML(self) -> bool:
         """Whether the variances are those of REML."""

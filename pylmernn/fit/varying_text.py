@@ -27,6 +27,8 @@ def summary_text(design: Design, estimates: VaryingEstimates, formula: str, fixe
         "",
         f"{term.label}: {estimates.selected.size} of {spec.n_parameters} parameters vary",
     ]
+    if estimates.factor.ndim == 2 and estimates.factor.shape[1] < estimates.selected.size:
+        lines.append(f"Deviations of rank {estimates.factor.shape[1]}")
     if estimates.selected.size <= SHOWN:
         lines += ["Random effects:", str(varcorr)]
     else:
@@ -47,12 +49,11 @@ def summary_text(design: Design, estimates: VaryingEstimates, formula: str, fixe
 
 def _layers(estimates: VaryingEstimates) -> str:
     """Root mean square of the standard deviations of each layer, and of the shrunken deviations."""
-    variances = estimates.covariance if estimates.covariance.ndim == 1 else np.diagonal(estimates.covariance)
     table = pd.DataFrame(
         {
             "layer": estimates.selected.layers,
             "parameters": 1,
-            "prior": variances,
+            "prior": estimates.prior_variances,
             "modes": estimates.effects.var(axis=0),
         }
     )

@@ -25,7 +25,7 @@ from pylmernn.formula.terms import Terms, expand, members
 #: names that are covariance structures where they wrap a bar
 STRUCTURES = frozenset([
     "us", "diag", "cs", "homcs", "ar1", "hetar1", "arma", "toep",
-    "ou", "exp", "gau", "mat", "propto", "kron", "embed",
+    "ou", "exp", "gau", "mat", "propto", "kron", "embed", "rr",
 ])  # fmt: skip
 #: those that this version fits
 FITTED_STRUCTURES = frozenset(
@@ -33,6 +33,7 @@ FITTED_STRUCTURES = frozenset(
         "us",
         "diag",
         "embed",
+        "rr",
     ]
 )
 #: calls that are terms of their own, neither fixed effects nor bars
@@ -262,7 +263,7 @@ def _structured(call: Call, inner: Binary) -> Bar:
         )
     if bar.double:
         raise DesignError(f"{deparse(call)}: write a single bar inside {call.function}().")
-    if call.function == "embed":
+    if call.function in ("embed", "rr"):
         return _checked(bar)
     for option in bar.options:
         if option.name == "hom" and option.value == Constant("FALSE"):

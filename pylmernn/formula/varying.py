@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pylmernn.formula.design import DesignError, IntArray
 from pylmernn.formula.formula import Bar, Formula, parse
 from pylmernn.formula.nodes import Call, Name, Node, String, deparse, names_in, strip_parens
+from pylmernn.formula.options import literal
 from pylmernn.formula.values import Factor
 
 #: Names that mean a network wherever no column has them.
@@ -33,9 +34,11 @@ class VaryingTerm:
     selector : str
         ``""`` for all its parameters, ``"last"`` or ``"first"`` for those of a layer, else the name of one parameter.
     covariance : str
-        ``"us"`` for a plain bar, ``"diag"`` for variances only.
+        ``"us"`` for a plain bar, ``"diag"`` for variances only, ``"rr"`` for deviations of reduced rank.
     label : str
         The term as the user wrote it.
+    rank : int
+        Of ``"rr"``; 0 where it is left to the method.
     """
 
     group: str
@@ -45,6 +48,7 @@ class VaryingTerm:
     selector: str
     covariance: str = "us"
     label: str = ""
+    rank: int = 0
 
     @property
     def n_levels(self) -> int:
@@ -70,6 +74,8 @@ def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str]) 
     varying = []
     for bar in formula.bars:
         names = [n for n in names_in(bar.lhs) if n not in columns and _net_of(n, (*nets, *RESERVED))]
+        if not names and bar.structure == "rr":
+            raise DesignError(f"{bar.label}: this version fits rr() of the parameters of a network only.")
         if not names:
             continue
         if _target(bar.lhs) is None:
@@ -113,10 +119,21 @@ def varying_term(bar: Bar, nets: Sequence[str], groups: Mapping[str, Factor]) ->
             f"the grouping factor '{bar.group_label}' of {bar.label} has {len(group.levels)} level: it needs at least "
             "2."
         )
-    if bar.structure not in ("us", "diag"):
-        raise DesignError(f"{bar.label}: parameters of a network take us() or diag(), not {bar.structure}().")
+    if bar.structure not in ("us", "diag", "rr"):
+        raise DesignError(f"{bar.label}: parameters of a network take us(), diag() or rr(), not {bar.structure}().")
     covariance = "diag" if bar.double else bar.structure
-    return VaryingTerm(bar.group_label, group.codes, group.levels, name, selector, covariance, bar.label)
+    return VaryingTerm(bar.group_label, group.codes, group.levels, name, selector, covariance, bar.label, _rank(bar))
+
+
+def _rank(bar: Bar) -> int:
+    """What ``rr(nn | g, d = 4)`` asks for, 0 for nothing."""
+    given = {a.name: literal(a.value, bar.label) for a in bar.options}
+    rank = given.pop("d", 0)
+    if given or not isinstance(rank, int) or isinstance(rank, bool) or rank < (1 if bar.options else 0):
+        raise DesignError(
+            f"{bar.label}: rr() takes a rank, a whole number: write rr({deparse(bar.lhs)} | group, d = 4)."
+        )
+    return rank
 
 
 def _target(node: Node) -> Name | Call | None:

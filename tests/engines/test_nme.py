@@ -11,6 +11,7 @@ import pylmernn
 from pylmernn.engines import nme, nme_model
 from pylmernn.engines.control import Control
 from pylmernn.engines.nme_posterior import Groups, factor_of, posterior
+from pylmernn.engines.nme_reduced import reduced_factor
 from pylmernn.engines.nme_training import chunks_of
 from pylmernn.formula import build
 from pylmernn.formula.design import DesignError
@@ -35,7 +36,9 @@ def test_posterior_against_dense_algebra(diagonal, width):
     root = rng.normal(size=(width, width))
     Sigma = np.diag(np.diagonal(root @ root.T)) if diagonal else root @ root.T
     given = torch.from_numpy(np.diagonal(Sigma).copy() if diagonal else Sigma)
-    found = posterior(*map(torch.from_numpy, (J, r)), factor_of(given), sigma2, Groups(codes, q, width), variances=True)
+    factor = factor_of(given)
+    found = posterior(*map(torch.from_numpy, (J, r)), factor, sigma2, Groups(codes, q, width), variances=True)
+    variances = found.effect_variances(factor)
     second, squares, deviance = np.zeros_like(Sigma), 0.0, 0.0
     for i in range(q):
         Ji, ri = J[codes == i], r[codes == i]
@@ -43,7 +46,7 @@ def test_posterior_against_dense_algebra(diagonal, width):
         eta = Sigma @ Ji.T @ np.linalg.solve(V, ri)
         spread = Sigma - Sigma @ Ji.T @ np.linalg.solve(V, Ji @ Sigma)
         np.testing.assert_allclose(found.effects[i], eta, atol=1e-10)
-        np.testing.assert_allclose(found.variances[i], np.diagonal(spread) if diagonal else spread, atol=1e-9)
+        np.testing.assert_allclose(variances[i], np.diagonal(spread) if diagonal else spread, atol=1e-9)
         second += np.outer(eta, eta) + spread
         squares += np.sum((ri - Ji @ eta) ** 2) + np.trace(Ji @ spread @ Ji.T)
         deviance += len(ri) * np.log(2 * np.pi) + np.linalg.slogdet(V)[1] + ri @ np.linalg.solve(V, ri)
@@ -84,7 +87,9 @@ def test_so_is_the_linearisation(data, y, x, monkeypatch):
     found = nme.fit(design, False, settings(40, weight_decay=0.0, validation=0.0))
     assert not found.exact
     order = [1, 0]
-    np.testing.assert_allclose(found.covariance[np.ix_(order, order)], linear.VarCorr()["Subject"], rtol=0.01)
+    np.testing.assert_allclose(
+        (found.factor @ found.factor.T)[np.ix_(order, order)], linear.VarCorr()["Subject"], rtol=0.01
+    )
     assert found.sigma == pytest.approx(linear.sigma(), rel=0.005)
     slope = found.networks.members[0][0]["mlp.layers.0.weight"].item()
     np.testing.assert_allclose([found.beta[0], slope], linear.fixef(), rtol=0.01)
@@ -124,6 +129,33 @@ def test_the_same_seed_gives_the_same_fit():
     data = bending(2, 10, 8)
     fits = [pylmernn.lmernn("y ~ nn(x, hidden=c(3)) + (nn | g)", data, seed=4, control=settings(5)) for _ in range(2)]
     pd.testing.assert_series_equal(fits[0].fitted(), fits[1].fitted())
+
+
+def test_reduced_rank_step_minimises_its_criterion():
+    rng = np.random.default_rng(3)
+    codes = torch.from_numpy(np.repeat(np.arange(8), 6))
+    J, r, U = (torch.from_numpy(rng.normal(size=size)) for size in ((48, 5), (48,), (5, 2)))
+    found = posterior(J, r, U, 0.5, Groups(codes.numpy().astype(np.int32), 8, 5), variances=True)
+    for _ in range(20):  # of conjugate gradients, each from where the last one ended
+        U = reduced_factor(J, r, codes, U, found, 0.5, 3.0)
+    U.requires_grad_(True)
+    mean, spread = found.scores[codes], found.score_variances[codes]
+    image = J @ U
+    squares = ((r - (image * mean).sum(1)) ** 2).sum() + torch.einsum("nk,nkl,nl->", image, spread, image)
+    (gradient,) = torch.autograd.grad(squares / 0.5 + 3.0 * (U**2).sum(), U)
+    assert gradient.abs().max() < 1e-6
+
+
+def test_reduced_rank_is_asked_for_as_in_glmmTMB():
+    data = bending(3, 12, 8)
+    fit = pylmernn.lmernn("y ~ nn(x, hidden=c(4)) + rr(nn | g, d = 2)", data, seed=1, control=settings(5))
+    assert fit.estimates.factor.shape == (13, 2)
+    assert "Deviations of rank 2" in str(fit)
+    assert fit.estimates.variances.shape == (12, 13)
+    with pytest.raises(DesignError, match="rr\\(\\) takes a rank"):
+        pylmernn.lmernn("y ~ nn(x) + rr(nn | g, d = 0)", data)
+    with pytest.raises(DesignError, match="of the parameters of a network only"):
+        pylmernn.lmernn("y ~ x + rr(1 | g, d = 2)", data)
 
 
 def test_chunks_hold_every_row_once():

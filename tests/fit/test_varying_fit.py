@@ -50,7 +50,7 @@ def test_variances_by_layer(deep):
     assert list(table) == ["Subject.embeddings.0", "Subject.layers.0", "Subject.layers.2"]
     assert table["Subject.layers.2"].shape == (4, 4)
     spread = deep.ranef(condVar=True).condsd()["Subject"]
-    assert (spread.to_numpy() <= np.sqrt(deep.estimates.covariance) + 1e-9).all()
+    assert (spread.to_numpy() <= np.sqrt(deep.estimates.prior_variances) + 1e-9).all()
     with pytest.raises(DesignError, match="only where the last layer alone varies"):
         deep.vcov()
 
