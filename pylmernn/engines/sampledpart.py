@@ -22,16 +22,15 @@ from pylmernn.engines.gibbs import Conditional, NormalEffects, PolyaGammaGibbs, 
 from pylmernn.engines.likelihood import EffectsDensity, Likelihood
 from pylmernn.engines.nuts import Nuts
 from pylmernn.engines.randompart import DENSE_ENOUGH
-from pylmernn.engines.sampled_moments import Information, information, second_moments
+from pylmernn.engines.sampled_moments import Information, second_moments
+from pylmernn.engines.sampledsteps import ParameterSteps
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
 
 FloatArray = NDArray[np.float64]
 
-SMALLEST_VARIANCE, SMALLEST_START = 1e-8, 1e-2
-LONGEST_STEP = 1.0  # of a log-variance
-RIDGE, RIDGE_OF_TRAJECTORIES = 0.03, 0.3  # shares of the complete information that are added to the likelihood's
+SMALLEST_START = 1e-2
 CAUTION, WAIT = (
     0.25,
     5,
@@ -40,7 +39,7 @@ CLASSES_A_SWEEP = 20  # drawn in one transition during training, at random, wher
 LEAST_ACCEPTANCE, TARGET = 1e-3, 0.8  # of the faithful preset, and of the default
 
 
-class SampledPart:
+class SampledPart(ParameterSteps):
     """Chains of all random effects, and the parameters that go with them.
 
     Parameters
@@ -101,6 +100,7 @@ class SampledPart:
         self.likelihood = Likelihood(family, self.y, self.weights, n_classes, self.phi)
         self.divergences, self.accept, self.moved = 0, 1.0, 0
         self.adapting = True
+        self.by_gibbs = self.sampler == "polya-gamma"
         self._gibbs: PolyaGammaGibbs | None = None
         self._nuts: Nuts | None = None
         if self.sampler == "polya-gamma":
@@ -111,7 +111,7 @@ class SampledPart:
         self.starts_at_modes = self.sampler == "nuts" and n_classes == 1 and sampling.preset != "faithful"
         if self.starts_at_modes:
             self.starts_at_modes = self._start_at_modes()
-        self._informations: dict[int, Information] = {}
+        self.informations: dict[int, Information] = {}
         self._means: list[list[Tensor]] = []
         self.record: list[Tensor] = []
         self._reset()
@@ -153,16 +153,6 @@ class SampledPart:
             self.effects, [self._send(np.asarray(np.linalg.inv(each), dtype=np.float64)) for each in self.covariances]
         )
 
-    @property
-    def columns(self) -> list[tuple[int, int]]:
-        """Term and column of the variances that move on their own: those without covariances."""
-        return [
-            (k, s)
-            for k, term in enumerate(self.design.random)
-            if term.width == 1 or term.covariance == "diag"
-            for s in range(term.width)
-        ]
-
     # ---- the E-step
 
     def transitions(
@@ -203,9 +193,9 @@ class SampledPart:
         return torch.stack(draws)
 
     def _reset(self) -> None:
-        self._moments: list[list[list[Tensor]]] = [[] for _ in range(self.n_classes)]
-        self._scores: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
-        self._last: dict[int, tuple[NormalEffects, Tensor, Tensor]] = {}
+        self.moments: list[list[list[Tensor]]] = [[] for _ in range(self.n_classes)]
+        self.scores: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
+        self.last: dict[int, tuple[NormalEffects, Tensor, Tensor]] = {}
 
     def _sweep(self, prior: Prior, keep: bool, every_class: bool) -> Tensor:
         """One sweep of the Gibbs sampler."""
@@ -219,10 +209,10 @@ class SampledPart:
 
     def _see(self, given: Conditional) -> None:
         c = given.c
-        self._moments[c].append(second_moments(given))
+        self.moments[c].append(second_moments(given))
         self._means[c].append(given.mean.mean(dim=0))
-        self._scores[c].append((given.residual @ self.X).mean(dim=0))
-        self._last[c] = (given.system, given.omega, given.mean)
+        self.scores[c].append((given.residual @ self.X).mean(dim=0))
+        self.last[c] = (given.system, given.omega, given.mean)
 
     def _trajectory(self, prior: Prior) -> Tensor:
         """One transition of the No-U-Turn sampler."""
@@ -252,14 +242,14 @@ class SampledPart:
         score = self.likelihood.value_and_score(eta)[1]
         parts = self.effects.split(self.b)
         for c in range(self.n_classes):
-            self._moments[c].append(
+            self.moments[c].append(
                 [torch.einsum("sqd,sqe->de", part[..., c], part[..., c]) / len(self.b) for part in parts]
             )
             self._means[c].append(self.b[:, :, c].mean(dim=0))
-            self._scores[c].append((score[:, :, c] @ self.X).mean(dim=0))
+            self.scores[c].append((score[:, :, c] @ self.X).mean(dim=0))
             weights = omega[:, :, c].contiguous()
             system = NormalEffects(self.effects, self.effects.to_cells(weights), prior.only(c))
-            self._last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
+            self.last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
 
     def _average(self) -> None:
         """A running mean of the effects, which forgets."""
@@ -283,7 +273,7 @@ class SampledPart:
 
     def adopt(self, other: SampledPart) -> None:
         """Take over what another part knows of the information in the parameters."""
-        self._informations, self.divergences, self.accept = other._informations, other.divergences, other.accept
+        self.informations, self.divergences, self.accept = other.informations, other.divergences, other.accept
 
     def step(self, gain: float, fixed: bool, inform: bool = True, last: bool = False) -> None:
         """Move variances, fixed effects and the dispersion.
@@ -303,106 +293,17 @@ class SampledPart:
             if self.moved < WAIT:
                 return
             gain *= CAUTION
-        for c in self._last:
-            if inform or c not in self._informations:
-                self._informations[c] = self._inform(c)
+        for c in self.last:
+            if inform or c not in self.informations:
+                self.informations[c] = self.inform(c)
             if self.sampling.preset == "faithful":
-                self._last_variances(c)
+                self.last_variances(c)
             else:
-                self._step_variances(c, gain)
+                self.step_variances(c, gain)
         if fixed and self.design.p:
-            self._step_fixed(gain)
+            self.step_fixed(gain)
         if np.size(self.family.unconstrained(self.phi)):
-            self._step_dispersion(gain)
-
-    def _inform(self, c: int) -> Information:
-        system, omega, mean = self._last[c]
-        variances = [float(self.covariances[k][c, s, s]) for k, s in self.columns]
-        return information(system, omega, mean, self.X, self.columns, variances)
-
-    def _second_moments(self, c: int) -> list[FloatArray]:
-        """Mean over levels of ``E[b b']`` of each term (d_k, d_k)."""
-        drawn = self._moments[c]
-        return [
-            torch.stack([one[k] for one in drawn]).mean(dim=0).cpu().numpy() / term.n_levels
-            for k, term in enumerate(self.design.random)
-        ]
-
-    def _last_variances(self, c: int) -> None:
-        """Variances over the levels of the present draw, as the authors' code has them."""
-        for k, part in enumerate(self.effects.split(self.b)):
-            drawn = part[0, :, :, c].cpu().numpy()
-            moment = np.cov(drawn.T, bias=True).reshape(drawn.shape[1], -1)
-            kept = np.diag(np.diagonal(moment)) if self.design.random[k].covariance == "diag" else moment
-            self.covariances[k][c] = kept + SMALLEST_VARIANCE * np.eye(len(kept))
-
-    def _step_variances(self, c: int, gain: float) -> None:
-        """A Newton step for logarithms of single variances, a step of EM for whole covariance matrices."""
-        moments = self._second_moments(c)
-        columns = self.columns
-        if columns:
-            now = np.array([self.covariances[k][c, s, s] for k, s in columns])
-            complete = 0.5 * np.array([self.design.random[k].n_levels for k, _ in columns])
-            score = complete * (np.array([moments[k][s, s] for k, s in columns]) / now - 1.0)
-            ridge = RIDGE if self._gibbs is not None else RIDGE_OF_TRAJECTORIES
-            H = self._informations[c].variances.cpu().numpy() + np.diag(ridge * complete)
-            move = np.clip(np.linalg.solve(H, score), -LONGEST_STEP, LONGEST_STEP)
-            for (k, s), value in zip(columns, now * np.exp(gain * move), strict=True):
-                self.covariances[k][c, s, s] = max(float(value), SMALLEST_VARIANCE)
-        single = {k for k, _ in columns}
-        for k, moment in enumerate(moments):
-            if k not in single:
-                mixed = (1.0 - gain) * self.covariances[k][c] + gain * 0.5 * (moment + moment.T)
-                self.covariances[k][c] = mixed + SMALLEST_VARIANCE * np.eye(len(mixed))
-
-    def _step_fixed(self, gain: float) -> None:
-        """A Newton step for beta; classes move together, which calls for shorter steps the fewer they are."""
-        share = 1.0 if self.n_classes == 1 else (self.n_classes - 1) / self.n_classes
-        for c in self._last:
-            score = torch.stack(self._scores[c]).mean(dim=0).cpu().numpy()
-            H = self._informations[c].fixed.cpu().numpy()
-            if self._gibbs is None:  # as in EM: a single draw's score is too noisy for the likelihood's own curvature
-                H = torch.einsum("sn,ni,nj->ij", self._last[c][1], self.X, self.X).cpu().numpy() / len(self.b)
-            self.beta[:, c] += gain * share * np.linalg.lstsq(H, score, rcond=None)[0]
-        if self.n_classes > 1:
-            self.beta -= self.beta.mean(axis=1, keepdims=True)
-
-    def _step_dispersion(self, gain: float) -> None:
-        """A step towards the dispersion that the present draws make most likely."""
-        from scipy.optimize import minimize
-
-        eta = (self.effects.eta(self.b) + self.offset)[:, :, 0].cpu().numpy()
-        y, weights = self.design.y, self.weights.cpu().numpy()
-
-        def objective(x: FloatArray) -> tuple[float, FloatArray]:
-            phi = self.family.from_unconstrained(x)
-            value, slope = 0.0, np.zeros(len(x))
-            for row in eta:
-                value -= float(self.family.step(y, weights, row, phi).loglik.sum())
-                by_phi = self.family.by_dispersion(y, weights, row, phi).loglik
-                slope -= self.family.chain(phi).T @ np.atleast_2d(by_phi).sum(axis=1)
-            return value, slope
-
-        x = self.family.unconstrained(self.phi)
-        found = minimize(objective, x, jac=True, method="L-BFGS-B", options={"maxiter": 20}).x
-        self.phi = self.likelihood.phi = self.family.from_unconstrained(x + gain * np.clip(found - x, -1.0, 1.0))
-
-    # ---- what it knows
-
-    def variance_errors(self) -> list[FloatArray]:
-        """Standard errors (C, d_k) of the logarithms of the variances; without information, of complete data."""
-        out = [np.full((self.n_classes, t.width), np.sqrt(2.0 / t.n_levels)) for t in self.design.random]
-        for c, known in self._informations.items():
-            H = known.variances.cpu().numpy()
-            if len(H):
-                errors = np.sqrt(np.maximum(np.diagonal(np.linalg.pinv(H)), 0.0))
-                for (k, s), error in zip(self.columns, errors, strict=True):
-                    out[k][c, s] = error
-        return out
-
-    def fixed_information(self, c: int) -> FloatArray:
-        """``X' V^-1 X`` (p, p) of class c."""
-        return np.asarray(self._informations[c].fixed.cpu().numpy())
+            self.step_dispersion(gain)
 
 
 def sampler_for(family: Family, design: Design, sampling: Sampling) -> str:
