@@ -124,7 +124,7 @@ def fit(
     control = control or Control()
     begun = time.perf_counter()
     model = VaryingModel(design, control)
-    best, history, stopped = _train(model, callback)
+    best, history, stopped = train(model, callback)
     model.restore(best.state)
     model.absorb_scale()
     found = given_trunk(model, REML, control) if model.selected.linear else model.settle()
@@ -159,7 +159,7 @@ class Best:
     state: State
 
 
-def _train(model: VaryingModel, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
+def train(model: VaryingModel, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
     """Epochs until the schedule or patience ends, or the user.
 
     Returns

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pylmernn.mean.varying import VaryingNetwork
-from pylmernn.training.loop import parameter_groups, schedules
+from pylmernn.training.loop import parameter_groups, schedules, squared_error
 from pylmernn.training.options import Training
 
 Tensor = torch.Tensor
@@ -30,6 +32,8 @@ class VaryingTrainer:
         Sized settings.
     weights : Tensor, shape (n,), optional
         Prior weights; their mean counts as one.
+    loss : callable
+        From values (K, c) or (K, c, outputs) and targets of these rows to the loss of each; by default squared errors.
     """
 
     def __init__(
@@ -40,11 +44,12 @@ class VaryingTrainer:
         rows: NDArray[np.intp],
         training: Training,
         weights: Tensor | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
     ) -> None:
         assert training.batch_size is not None
         assert training.epochs is not None
         assert training.weight_decay is not None
-        self.network, self.prepared, self.codes, self.rows = network, prepared, codes, rows
+        self.network, self.prepared, self.codes, self.rows, self.loss = network, prepared, codes, rows, loss
         self.weights = torch.ones(len(prepared)) if weights is None else weights / weights.mean()
         self.rng = np.random.default_rng(training.seed)
         per_group = len(rows) / max(1, len(np.unique(codes[rows])))
@@ -59,7 +64,7 @@ class VaryingTrainer:
         self.schedule, self.plateau = schedules(training, self.optimizer, steps)
 
     def epoch(self, target: Tensor, eta: Tensor) -> float:
-        """One pass over the rows for targets (n,) with deviations (q, D); returns the mean squared error met."""
+        """One pass over the rows for targets (n, ...) with deviations (q, D); returns the mean loss met."""
         self.network.module.train()
         rows, of_group = chunks_of(self.codes, self.rows, self.chunk, self.rng)
         inside = torch.from_numpy(rows >= 0)
@@ -70,12 +75,12 @@ class VaryingTrainer:
             part = slice(first, first + self.batch)
             self.optimizer.zero_grad(set_to_none=True)
             output = self.network(self.prepared[at[part]], eta[groups[part]])
-            squares = (weights[part] * (output - wanted[part]) ** 2).sum()
-            (squares / weights[part].sum()).backward()  # type: ignore[no-untyped-call]
+            losses = (weights[part] * self.loss(output, wanted[part])).sum()
+            (losses / weights[part].sum()).backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             if self.schedule is not None:
                 self.schedule.step()
-            total += float(squares.detach())
+            total += float(losses.detach())
         return total / len(self.rows)
 
     def end_epoch(self, error: float) -> None:
