@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.networks import Networks, build, specify, weights_of
 from pylmernn.mean.varying import VaryingNetwork, select
 from pylmernn.training.holdout import split
-from pylmernn.training.loop import count_matrices
+from pylmernn.training.loop import count_matrices, squared_error
+from pylmernn.training.options import DECAY
 
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
@@ -71,6 +73,12 @@ class VaryingModel:
     design : Design
         With one term in ``varying`` and one network.
     control : Control
+    outputs : int, default 1
+        Numbers a row that the network returns.
+    decay : float
+        Weight decay for one weight a row.
+    loss : callable
+        Of :class:`VaryingTrainer`.
 
     Attributes
     ----------
@@ -83,11 +91,18 @@ class VaryingModel:
     sigma2 : float
     """
 
-    def __init__(self, design: Design, control: Control) -> None:
+    def __init__(
+        self,
+        design: Design,
+        control: Control,
+        outputs: int = 1,
+        decay: float = DECAY,
+        loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
+    ) -> None:
         check(design)
         (net,), (term,) = design.nets, design.varying
-        self.design, self.term, self.spec = design, term, specify(net)
-        training = control.training.sized(design.n, count_matrices([build(self.spec)]))
+        self.design, self.term, self.spec = design, term, specify(net, outputs=outputs)
+        training = control.training.sized(design.n, count_matrices([build(self.spec)]), decay)
         torch.manual_seed(training.seed)
         module = build(self.spec)
         self.selected = select(module, term.selector, term.label, net.input_names)
@@ -110,7 +125,7 @@ class VaryingModel:
         self.rows = torch.from_numpy(self.held.learned(0))
         self.groups = Groups(term.codes[self.rows.numpy()], term.n_levels, self.selected.size)
         self.trainer = VaryingTrainer(
-            self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float()
+            self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float(), loss
         )
         self.rise = max(1.0, RISE * (training.epochs or 1))
 
