@@ -81,6 +81,7 @@ def estimates_of(
         _find_parameters(part, f, sampling.warmup or 0)
         posterior, message = _sample(part, f, sampling.draws or 0)
         part.step(1.0, fixed=True, last=True)
+        part.inform_of_response()
     seconds = time.perf_counter() - begun
     converged = Convergence(not message, np.zeros(0), part.moved, message, seconds)
     if family.name == "multinomial":

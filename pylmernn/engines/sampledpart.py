@@ -271,6 +271,19 @@ class SampledPart(ParameterSteps):
         if self._nuts is not None and self.sampling.preset != "faithful":
             self._nuts.settle()
 
+    def inform_of_response(self) -> None:
+        """Compute the information for standard errors: omega, which nobody has seen, would tell more than there is.
+
+        That of contrasts of C classes is ``p (1 - p) C / (C - 1)``, exactly so for two or equally likely ones.
+        """
+        share = 1.0 if self.n_classes == 1 else self.n_classes / (self.n_classes - 1)
+        omega = share * self.likelihood.information(self.effects.eta(self.b) + self.offset)
+        for c in range(self.n_classes):
+            weights = omega[:, :, c].contiguous()
+            system = NormalEffects(self.effects, self.effects.to_cells(weights), self.prior().only(c))
+            self.last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
+            self.informations[c] = self.inform(c)
+
     def adopt(self, other: SampledPart) -> None:
         """Take over what another part knows of the information in the parameters."""
         self.informations, self.divergences, self.accept = other.informations, other.divergences, other.accept
