@@ -36,6 +36,8 @@ LAST_ROUNDS, LAST_STEPS = 15, 20  # of the variances given theta_bar
 LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
 PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced rank stand for before the data speak
 COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
+PORTION = 8_000_000  # derivatives up to which every epoch solves for all groups, else for some
+LEAST_SHARE = 0.1  # of a step in the variances that a portion of the groups may take
 HALVINGS = 3  # of a step that linearisation promised too much of
 
 
@@ -124,6 +126,7 @@ class VaryingModel:
         self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
         self.rows = torch.from_numpy(self.held.learned(0))
         self.groups = Groups(term.codes[self.rows.numpy()], term.n_levels, self.selected.size)
+        self.known = torch.zeros(term.n_levels, dtype=torch.bool)
         self.trainer = VaryingTrainer(
             self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float(), loss
         )
@@ -153,7 +156,10 @@ class VaryingModel:
         loss = self.trainer.epoch(target.float(), (share * self.eta).float()) * self.scale**2
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
-        self.solve(self.rows, self.groups, EM_STEPS)
+        if len(self.rows) * self.selected.size <= PORTION:
+            self.solve(self.rows, self.groups, EM_STEPS)
+        else:
+            self.solve(*self._portions(self.rows)[0], 1)
         if not torch.isfinite(self.eta).all():
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
@@ -167,15 +173,17 @@ class VaryingModel:
             self._start(J, rest, codes)
         assert self.factor is not None
         penalty = self.rank * float((J**2).sum(1).mean()) / (PRIOR_SHARE * self.scale**2)
+        share = max(LEAST_SHARE, min(1.0, groups.present / self.groups.present))  # few groups say little of variances
         solver = torch.linalg.pinv(root[:, None] * X)
         weighted = root[:, None] * J
         for _ in range(steps):
             found = posterior(weighted, root * rest, self.factor, self.sigma2, groups, self.reduced)
             if not self.reduced:
-                self.factor = factor_of(found.second)
+                old = self.factor**2 if self.diagonal else self.factor @ self.factor.T
+                self.factor = factor_of(old + share * (found.second - old))
             elif learn:
                 self.factor = reduced_factor(weighted, root * rest, codes, self.factor, found, self.sigma2, penalty)
-            self.sigma2 = max(found.squares / len(rows), 1e-10 * self.scale**2)
+            self.sigma2 += share * (max(found.squares / len(rows), 1e-10 * self.scale**2) - self.sigma2)
             step = solver @ (root * (rest - (J * found.effects[codes]).sum(1)))
             self.beta = self.beta + step
             rest = rest - X @ step
@@ -183,9 +191,42 @@ class VaryingModel:
         if not self.selected.linear:
             eta = self._shortened(rows, eta, rest - (J * self.eta[codes]).sum(1), J)
         seen = torch.bincount(codes, minlength=len(eta)) > 0
-        mean = eta[seen].mean(0)
+        eta = torch.where(seen[:, None], eta, self.eta)
+        self.known = self.known | seen
+        mean = eta[self.known].mean(0)
         self.network.move(mean.float())
-        self.eta = torch.where(seen[:, None], eta - mean, torch.zeros_like(eta))
+        self.eta = torch.where(self.known[:, None], eta - mean, torch.zeros_like(eta))
+        return found
+
+    def _sweep(self, parts: list[tuple[Tensor, Groups]]) -> None:
+        """Modes of all groups part by part, then sigma^2; Sigma stays as it is."""
+        assert self.factor is not None
+        squares = 0.0
+        for rows, groups in parts:
+            f, J = self.linearised(rows)
+            codes, root = self.codes[rows], self.weights[rows].sqrt()
+            rest = self.y[rows] - self.X[rows] @ self.beta - f
+            working = rest + (J * self.eta[codes]).sum(1)
+            found = posterior(root[:, None] * J, root * working, self.factor, self.sigma2, groups)
+            inside = codes.unique()
+            self.eta[inside] = self._shortened(rows, found.effects, rest, J)[inside]
+            squares += found.squares
+        self.sigma2 = squares / self.design.n
+
+    def _portions(self, rows: Tensor) -> list[tuple[Tensor, Groups]]:
+        """Rows of random groups, in parts whose derivatives fit into memory; a group is in one part."""
+        codes = self.codes[rows]
+        place = torch.from_numpy(self.trainer.rng.permutation(self.term.n_levels))[codes]
+        order = torch.argsort(place, stable=True)
+        numbers = torch.arange(1, len(rows) + 1) * self.selected.size // PORTION
+        sorted_places = place[order]
+        ends = torch.searchsorted(sorted_places, sorted_places, right=True) - 1  # where each row's group ends
+        part = numbers[ends]
+        found = []
+        for k in part.unique().tolist():
+            own = rows[order[part == k]]
+            groups = Groups(self.term.codes[own.numpy()], self.term.n_levels, self.selected.size)
+            found.append((own, groups))
         return found
 
     def _start(self, J: Tensor, rest: Tensor, codes: Tensor) -> None:
@@ -276,29 +317,38 @@ class VaryingModel:
 
     def settle(self) -> Given:
         """Deviations and variances given theta_bar, on all rows, by EM."""
-        rows = torch.arange(self.design.n)
-        groups = Groups(self.term.codes, self.term.n_levels, self.selected.size)
+        parts = self._portions(torch.arange(self.design.n))
         message = "the likelihood was still rising when EM stopped"
         before = np.inf
         for _ in range(LAST_ROUNDS):
-            deviance = self.solve(rows, groups, LAST_STEPS, learn=False).deviance
+            if len(parts) > 1:
+                self._sweep(parts)
+                message = ""
+                break
+            deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance
             if abs(before - deviance) < LAST_CHANGE:
                 message = ""
                 break
             before = deviance
-        f, J = self.linearised(rows)
-        root = self.weights.sqrt()
-        rest = self.y - self.X @ self.beta - f + (J * self.eta[self.codes]).sum(1)
         assert self.factor is not None
-        found = posterior(root[:, None] * J, root * rest, self.factor, self.sigma2, groups, variances=True)
-        variances = found.effect_variances(self.factor, in_full=not self.reduced)
+        deviance, variances = 0.0, torch.zeros(0)
+        for rows, groups in parts:
+            f, J = self.linearised(rows)
+            root = self.weights[rows].sqrt()
+            rest = self.y[rows] - self.X[rows] @ self.beta - f + (J * self.eta[self.codes[rows]]).sum(1)
+            found = posterior(root[:, None] * J, root * rest, self.factor, self.sigma2, groups, variances=True)
+            own = found.effect_variances(self.factor, in_full=not self.reduced)
+            variances = variances if len(variances) else own
+            inside = self.codes[rows].unique()
+            variances[inside] = own[inside]
+            deviance += found.deviance
         return Given(
             sigma=self.sigma2**0.5,
             effects=self.eta.numpy(),
             variances=variances.numpy(),
             factor=self.factor.numpy(),
             fixed_covariance=None,
-            objective=found.deviance - float(self.weights.log().sum()),
+            objective=deviance - float(self.weights.log().sum()),
             exact=False,
             converged=True,
             message=message,

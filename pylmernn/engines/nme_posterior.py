@@ -28,7 +28,7 @@ class Posterior:
     ----------
     effects : Tensor, shape (q, D)
     second : Tensor, shape (D, D) or (D,)
-        Mean over the groups of ``eta eta'`` plus the posterior variance; its diagonal where Sigma is diagonal.
+        Mean over the groups with rows of ``eta eta'`` plus the posterior variance; the diagonal of a diagonal Sigma.
     scores : Tensor, shape (q, k)
         Of u.
     score_variances : Tensor, shape (q, k, k) or (q, k), or None
@@ -75,14 +75,15 @@ class Groups:
 
     def __init__(self, codes: NDArray[np.int32], q: int, width: int) -> None:
         self.n, self.q = len(codes), q
+        self.present = int(np.count_nonzero(np.bincount(codes, minlength=q)))
         order = np.argsort(codes, kind="stable")
         sizes = np.bincount(codes, minlength=q)
         first = np.concatenate([[0], np.cumsum(sizes)])
         by_size = np.argsort(sizes, kind="stable")
         self.blocks: list[tuple[Tensor, Tensor]] = []
-        at = 0
+        at = q - self.present
         while at < q:
-            least = max(1, int(sizes[by_size[at]]))
+            least = int(sizes[by_size[at]])
             end = at + 1
             while end < q:
                 most = int(sizes[by_size[end]])
@@ -91,9 +92,9 @@ class Groups:
                     break
                 end += 1
             chosen = by_size[at:end]
-            rows = np.full((len(chosen), max(1, int(sizes[chosen].max()))), self.n)
-            for i, group in enumerate(chosen):
-                rows[i, : sizes[group]] = order[first[group] : first[group + 1]]
+            places = np.arange(sizes[chosen].max())
+            within = places < sizes[chosen][:, None]
+            rows = np.where(within, order[np.minimum(first[chosen][:, None] + places, self.n - 1)], self.n)
             self.blocks.append((torch.from_numpy(chosen.copy()), torch.from_numpy(rows)))
             at = end
 
@@ -122,7 +123,9 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
     padded = torch.cat([r, r.new_zeros(1)])
     scores = J.new_zeros(q, k)
     second = J.new_zeros(k) if diagonal else J.new_zeros(k, k)
-    kept = J.new_zeros((q, k) if diagonal else (q, k, k)) if variances else None
+    kept = None
+    if variances:  # a group without rows has its prior
+        kept = J.new_ones(q, k) if diagonal else torch.eye(k, dtype=J.dtype).repeat(q, 1, 1)
     squares, deviance = 0.0, groups.n * float(np.log(2 * np.pi * sigma2))
     for chosen, rows in groups.blocks:
         A, rb = spherical[rows], padded[rows]
@@ -136,7 +139,8 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
         if kept is not None:
             assert solved.each is not None
             kept[chosen] = solved.each
-    second = second / q * L**2 if diagonal else L @ (second / q) @ L.T
+    second = second / groups.present
+    second = second * L**2 if diagonal else L @ second @ L.T
     return Posterior(scores * L if diagonal else scores @ L.T, second, scores, kept, squares, deviance)
 
 

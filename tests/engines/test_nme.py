@@ -47,10 +47,11 @@ def test_posterior_against_dense_algebra(diagonal, width):
         spread = Sigma - Sigma @ Ji.T @ np.linalg.solve(V, Ji @ Sigma)
         np.testing.assert_allclose(found.effects[i], eta, atol=1e-10)
         np.testing.assert_allclose(variances[i], np.diagonal(spread) if diagonal else spread, atol=1e-9)
-        second += np.outer(eta, eta) + spread
+        if len(ri):
+            second += (np.outer(eta, eta) + spread) / (q - 1)
         squares += np.sum((ri - Ji @ eta) ** 2) + np.trace(Ji @ spread @ Ji.T)
         deviance += len(ri) * np.log(2 * np.pi) + np.linalg.slogdet(V)[1] + ri @ np.linalg.solve(V, ri)
-    np.testing.assert_allclose(found.second, np.diagonal(second / q) if diagonal else second / q, rtol=1e-9)
+    np.testing.assert_allclose(found.second, np.diagonal(second) if diagonal else second, rtol=1e-9)
     assert found.squares == pytest.approx(squares, rel=1e-10)
     assert found.deviance == pytest.approx(deviance, rel=1e-10)
 
@@ -156,6 +157,20 @@ def test_reduced_rank_is_asked_for_as_in_glmmTMB():
         pylmernn.lmernn("y ~ nn(x) + rr(nn | g, d = 0)", data)
     with pytest.raises(DesignError, match="of the parameters of a network only"):
         pylmernn.lmernn("y ~ x + rr(1 | g, d = 2)", data)
+
+
+def test_portions_share_out_the_groups(monkeypatch):
+    design, _ = build("y ~ nn(x, hidden=c(4)) + (nn || g)", bending(5, 40, 12))
+    whole = nme.fit(design, False, settings(40))
+    monkeypatch.setattr(nme_model, "PORTION", 2000)
+    parts = nme_model.VaryingModel(design, settings(3))._portions(torch.arange(design.n))
+    assert len(parts) > 3
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(design.n))
+    assert sum(groups.present for _, groups in parts) == 40
+    found = nme.fit(design, False, settings(40))
+    assert np.corrcoef(found.fitted, whole.fitted)[0, 1] > 0.9
+    assert found.sigma == pytest.approx(whole.sigma, rel=0.3)
+    assert (found.variances <= found.prior_variances + 1e-9).all()
 
 
 def test_chunks_hold_every_row_once():
