@@ -274,10 +274,13 @@ class SampledPart(ParameterSteps):
     def inform_of_response(self) -> None:
         """Compute the information for standard errors: omega, which nobody has seen, would tell more than there is.
 
-        That of contrasts of C classes is ``p (1 - p) C / (C - 1)``, exactly so for two or equally likely ones.
+        That of contrasts is ``p (1 - p)`` over the share of the other classes: exactly so, but for the effects, for two
+        classes, or where all rows have the same probabilities; where these differ much errors come out smaller.
         """
-        share = 1.0 if self.n_classes == 1 else self.n_classes / (self.n_classes - 1)
-        omega = share * self.likelihood.information(self.effects.eta(self.b) + self.offset)
+        omega = self.likelihood.information(self.effects.eta(self.b) + self.offset)
+        if self.n_classes > 1:
+            counts = torch.bincount(self.y.long(), self.weights, self.n_classes)
+            omega = omega / (1.0 - counts / counts.sum())
         for c in range(self.n_classes):
             weights = omega[:, :, c].contiguous()
             system = NormalEffects(self.effects, self.effects.to_cells(weights), self.prior().only(c))
