@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from pylmernn.fit.multinomial import MultinomialFit
 from pylmernn.fit.state import fit_messages
 from pylmernn.formula import build
 from pylmernn.formula.design import Design, DesignError
+
+if TYPE_CHECKING:
+    from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
 
 #: Linear predictors beyond this hold probabilities or means that no data can tell from 0, 1 or infinity.
 SEPARATED = 15.0
@@ -50,13 +53,14 @@ def glmernn(
     device: str = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> GeneralizedFit | MultinomialFit:
+) -> GeneralizedFit | MultinomialFit | GeneralizedVaryingFit:
     """Fit a generalized linear mixed model by maximum likelihood, with or without networks in its linear predictor.
 
     Parameters
     ----------
     formula : str
-        lme4's grammar and networks, ``nn(x1, x2)``, as in :func:`pylmernn.lmernn`. A binomial response is 0/1, logical,
+        lme4's grammar and networks, ``nn(x1, x2)``, also with parameters that vary by group, ``(nn.last | g)``, as in
+        :func:`pylmernn.lmernn`. A binomial response is 0/1, logical,
         a factor (its first level is failure), ``cbind(successes, failures)``, or a proportion with the numbers of
         trials as weights.
     data : DataFrame
@@ -79,13 +83,14 @@ def glmernn(
         Known part of the linear predictor.
     subset, na_action, contrasts, nets
         As in :func:`pylmernn.lmernn`.
-    method : {"auto", "pirls", "alternating", "lmmnn", "mcem"}
+    method : {"auto", "pirls", "alternating", "lmmnn", "mcem", "nme"}
         "pirls" fits models without networks. With networks: "alternating" trains them between steps that find the
         random effects and their variances on all rows, with quadrature over each row's random part in the loss;
         "lmmnn" is the quadrature likelihood of Simchoni & Rosset (2023, eq. 38) for one grouping factor, adaptive, or
         with their five fixed nodes by ``Training(preset="faithful")``; "mcem" is the Monte Carlo EM algorithm of
         Tschalzev et al. (2024), see :class:`pylmernn.engines.sampling_options.Sampling`, which also fits multinomial
-        models with or without networks. "auto" chooses.
+        models with or without networks; "nme" lets parameters of a network vary by group, after Woerner et al. (2023).
+        "auto" chooses.
     control : Control, optional
         Tolerances of the search, settings of training and of sampling.
     device : {"auto", "cpu", "cuda"}
@@ -97,7 +102,7 @@ def glmernn(
 
     Returns
     -------
-    GeneralizedFit, or MultinomialFit for ``family="multinomial"``
+    GeneralizedFit, or MultinomialFit for ``family="multinomial"``, or GeneralizedVaryingFit where a network varies
 
     Raises
     ------
@@ -153,11 +158,15 @@ def glmernn(
         raise DesignError(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
-    call = {
+    call: dict[str, Any] = {
         "formula": formula, "data": data, "family": str(chosen), "nAGQ": nAGQ, "weights": weights, "offset": offset,
         "subset": subset, "na_action": na_action, "contrasts": contrasts, "nets": nets, "method": method,
         "control": control, "device": device, "seed": seed,
     }  # fmt: skip
+    if design.varying:
+        from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
+
+        return GeneralizedVaryingFit(design, estimates, frame, call)
     multinomial = isinstance(estimates, MultinomialEstimates)
     for message in (*fit_messages(estimates), *([] if multinomial else separation(design, estimates))):
         warnings.warn(message, UserWarning, stacklevel=2)

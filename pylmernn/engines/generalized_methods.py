@@ -35,17 +35,21 @@ GENERALIZED_METHODS: dict[str, Callable[..., Any]] = {
     "alternating": _later("alternating_generalized"),
     "lmmnn": _later("lmmnn_generalized"),
     "mcem": _later("mcem"),
+    "nme": _later("nme_generalized"),
 }
 #: those that train networks; "mcem" also fits models without
-NETWORK_METHODS = ("alternating", "lmmnn", "mcem")
+NETWORK_METHODS = ("alternating", "lmmnn", "mcem", "nme")
 
 
 def choose_method(design: Design, family: Family) -> str:
     """What ``method="auto"`` means.
 
-    "mcem" for several classes, and with networks beside factors that are too large to be factored together again and
-    again or have few binary rows a level; else "alternating" with networks and "pirls" without.
+    "nme" where a network varies by group; "mcem" for several classes, and with networks beside factors that are too
+    large to be factored together again and again or have few binary rows a level; else "alternating" with networks and
+    "pirls" without.
     """
+    if design.varying:
+        return "nme"
     if family.name == "multinomial":
         return "mcem"
     if not design.nets:
@@ -67,7 +71,11 @@ def method_for(design: Design, family: Family, method: str) -> str:
         raise DesignError(f"method is '{method}': use one of auto, {', '.join(GENERALIZED_METHODS)}.")
     if method == "auto":
         return choose_method(design, family)
-    if family.name == "multinomial" and method != "mcem":
+    if design.varying and method != "nme":
+        raise DesignError(f"{design.varying[0].label}: only method 'nme' lets a network vary by group, not '{method}'.")
+    if method == "nme" and not design.varying:
+        raise DesignError("method 'nme' is for networks that vary by group: add a bar such as (nn.last | person).")
+    if family.name == "multinomial" and not design.varying and method != "mcem":
         raise DesignError(f"method '{method}' fits no multinomial models: use method='mcem'.")
     if design.nets and method not in NETWORK_METHODS:
         raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")

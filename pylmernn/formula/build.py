@@ -96,8 +96,6 @@ def build(
     networks = read_networks(parsed, nets)
     names = [call.name for call in networks]
     parsed = split_bars(parsed, names, list(table.columns))
-    if parsed.varying and family is not None:
-        raise DesignError(f"{parsed.varying[0].label}: this version lets networks vary by group in lmernn() only.")
     check_inputs(networks, parsed)
     fields = read_fields(parsed)
     env = Evaluator(table, {}, True, FUNCTIONS)

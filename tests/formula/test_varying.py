@@ -66,6 +66,6 @@ def test_bad_bars(formula, message):
         build(formula, DATA.assign(k="one"))
 
 
-def test_only_linear_models_so_far():
-    with pytest.raises(DesignError, match=r"in lmernn\(\) only"):
-        build("z ~ nn(x) + (nn | g)", DATA.assign(z=np.arange(12) % 2), family="binomial")
+def test_of_a_generalized_model():
+    design, _ = build("z ~ nn(x) + (nn | g)", DATA.assign(z=np.arange(12) % 2), family="binomial")
+    assert design.varying[0].group == "g"

@@ -1,0 +1,306 @@
+"""``GeneralizedVaryingFit``: a generalized model whose network has parameters that vary by group."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+from pylmernn.engines.nme_generalized_predict import averaged_means, means, new_effects
+from pylmernn.engines.nme_predict import network_of, values
+from pylmernn.engines.nme_working import Rows
+from pylmernn.fit import rtext
+from pylmernn.fit.likelihood import LogLik
+from pylmernn.fit.varcorr import VarCorr
+from pylmernn.fit.varying import NOTHING, VaryingFit
+from pylmernn.fit.varying_text import SHOWN
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import DesignError, FloatArray, NewRows
+from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.response import read_response, response_numbers
+from pylmernn.formula.transforms import FUNCTIONS
+from pylmernn.formula.values import Factor
+
+TYPES = ("response", "link", "class")
+
+
+class GeneralizedVaryingFit(VaryingFit):
+    """A fitted generalized model with linear predictors ``offset + X beta + f(x; theta_bar + eta_i)`` in group i.
+
+    Made by :func:`pylmernn.glmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``; has the verbs of
+    :class:`pylmernn.fit.varying.VaryingFit` and probabilities.
+
+    Attributes
+    ----------
+    design, estimates, frame, call
+        As in :class:`pylmernn.fit.varying.VaryingFit`.
+    """
+
+    estimates: GeneralizedVaryingEstimates
+
+    @property
+    def _several(self) -> bool:
+        return self.estimates.beta.ndim == 2
+
+    def fixef(self) -> pd.Series:
+        """Fixed effects, of each class in a multinomial model, then theta_bar of what varies."""
+        own = network_of(self.estimates).vector().double().numpy()
+        names = list(self.design.fixed_names)
+        if self._several:
+            names = [f"{name}:{level}" for name in names for level in self.estimates.classes]
+        index = [*names, *self.estimates.selected.labels]
+        return pd.Series(np.concatenate([self.estimates.beta.ravel(), own]), index=index)
+
+    def coef(self) -> Any:
+        """Parameters of each group, ``theta_bar + eta_i``, beside the fixed effects."""
+        (group, table), *_ = self.ranef().items()
+        fixed = self.fixef()
+        both = table + fixed[list(table.columns)]
+        for name in reversed(list(fixed.index[: self.estimates.beta.size])):
+            both.insert(0, name, fixed[name])
+        return type(self.ranef())({group: both})
+
+    def VarCorr(self) -> VarCorr:
+        """As :meth:`VaryingFit.VarCorr`, on the scale of the link; there is no residual variance."""
+        return VarCorr(super().VarCorr().terms, 1.0, residual=False)
+
+    def logLik(self) -> LogLik:
+        """Log-likelihood by Laplace's approximation or quadrature, given the layers below what varies."""
+        e = self.estimates
+        assert e.family is not None
+        dispersion = 0 if self._several else len(np.atleast_1d(e.family.unconstrained(e.phi)))
+        df = e.beta.size + e.selected.size + e.n_variances + dispersion
+        return LogLik(-0.5 * e.objective, df, self.design.n)
+
+    # ---- values
+
+    def fitted(self) -> Any:
+        """Means at the rows of the fit, deviations included; probabilities, a column a class, of a categorical one."""
+        return self._table(means(self.estimates, self.estimates.fitted), self._names)
+
+    def residuals(self) -> pd.Series:
+        """Response less means.
+
+        Raises
+        ------
+        DesignError
+            For a categorical response.
+        """
+        if self.estimates.classes and self.estimates.family and self.estimates.family.categorical:
+            raise DesignError("a response of classes has no residuals: look at predict_proba().")
+        return self._series(self.design.y - means(self.estimates, self.estimates.fitted))
+
+    @property
+    def _names(self) -> Any:
+        names = self.frame.row_names
+        return pd.RangeIndex(self.design.n) if names is None else names
+
+    def _table(self, numbers: FloatArray, names: Any) -> Any:
+        """Numbers (m,) as a Series, (m, C) as a table with the classes for columns."""
+        if numbers.ndim == 1:
+            return pd.Series(numbers, index=names)
+        return pd.DataFrame(numbers, index=names, columns=list(self.estimates.classes))
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        allow_new_levels: bool = False,
+        average: int = 0,
+        seed: int = 0,
+        type: str = "response",
+    ) -> Any:
+        """Predictions for known groups and new ones.
+
+        Parameters
+        ----------
+        newdata, re_form, allow_new_levels, average, seed
+            As in :meth:`VaryingFit.predict`; averages are of means or probabilities, not of linear predictors.
+        type : {"response", "link", "class"}
+            Means (probabilities of a response of several classes), linear predictors, or the most probable class.
+
+        Returns
+        -------
+        Series, or DataFrame with a column a class
+
+        Raises
+        ------
+        DesignError
+            For new groups without ``allow_new_levels``, missing columns, or an unknown type.
+        """
+        if type not in TYPES:
+            raise DesignError(f"type is '{type}': use one of {', '.join(TYPES)}.")
+        if type == "class":
+            table = self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
+            numbers = table.to_numpy()
+            missing = np.isnan(numbers).any(axis=1)
+            best = np.where(missing, 0, np.nan_to_num(numbers).argmax(axis=1))
+            chosen = np.array(table.columns, dtype=object)[best]
+            chosen[missing] = None
+            return pd.Series(chosen, index=table.index)
+        if type == "link" and average:
+            raise DesignError("average is for means and probabilities: leave it out with type='link'.")
+        found, names = self._predicted(newdata, re_form, allow_new_levels, average, seed, type == "link")
+        return self._table(found, names)
+
+    def predict_proba(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        allow_new_levels: bool = False,
+        average: int = 0,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Probabilities of the classes, a column each; of failure and success for a binomial response.
+
+        Parameters
+        ----------
+        newdata, re_form, allow_new_levels, average, seed
+            As in :meth:`predict`.
+
+        Raises
+        ------
+        DesignError
+            For a response that has no classes.
+        """
+        family = self.estimates.family
+        assert family is not None
+        found, names = self._predicted(newdata, re_form, allow_new_levels, average, seed, False)
+        if family.name == "binomial":
+            found = np.column_stack([1.0 - found, found])
+        elif not family.categorical:
+            raise DesignError(f"the {family.name} family has no classes: use predict().")
+        return pd.DataFrame(found, index=names, columns=list(self.estimates.classes or ("0", "1")))
+
+    def _predicted(
+        self, newdata: Any, re_form: Any, allow_new_levels: bool, average: int, seed: int, link: bool
+    ) -> tuple[FloatArray, Any]:
+        """Numbers (m,) or (m, C), and names of their rows."""
+        generic = re_form is not None and (re_form is False or str(re_form).replace(" ", "") in NOTHING)
+        if re_form is not None and not generic:
+            raise DesignError(f"re_form is {re_form!r}: use None, or 'NA' for the generic network.")
+        if newdata is None and not generic:
+            eta = self.estimates.fitted
+            return (eta if link else means(self.estimates, eta)), self._names
+        if newdata is None:
+            rows = NewRows(self.design.X, self._offset, (), self._names, (self.design.nets[0].inputs,))
+        else:
+            rows = self.frame.new_data(newdata, self.design, varying=not generic)
+        codes = np.full(len(rows.X), -1, dtype=np.int32) if generic else self._codes(rows, allow_new_levels)
+        fixed = self._fixed(rows)
+        eta = fixed + values(self.estimates, rows.nets[0], codes)
+        found = eta if link else means(self.estimates, eta)
+        unknown = codes < 0
+        if average and unknown.any():
+            inputs = rows.nets[0][unknown]
+            found[unknown] = averaged_means(self.estimates, inputs, fixed[unknown], average, seed)
+        return found, rows.row_names
+
+    def _fixed(self, rows: NewRows) -> FloatArray:
+        """Linear predictors but for the network, (m,) or (m, C)."""
+        offset = rows.offset[:, None] if self._several else rows.offset
+        return np.asarray(offset + rows.X @ self.estimates.beta)
+
+    def update_ranef(self, newdata: Any) -> GeneralizedVaryingFit:
+        """The same fit with the deviations of further groups, from rows of theirs; all else stays as it is.
+
+        See :meth:`VaryingFit.update_ranef`.
+
+        Raises
+        ------
+        DesignError
+            For missing columns or values, or a class that the fit has not seen.
+        """
+        rows = self.frame.new_data(newdata, self.design, varying=True, na_action="fail")
+        e, term = self.estimates, self.design.varying[0]
+        assert e.family is not None
+        y, weights = self._new_response(newdata, len(rows.X))
+        given = [str(name) for name in rows.varying[0]]
+        if "" in given:
+            raise DesignError(f"the grouping factor '{term.group}' has missing values in the new rows.")
+        fresh = list(dict.fromkeys(given))
+        codes = np.array([fresh.index(name) for name in given], dtype=np.int32)
+        data = Rows(e.family, y, weights, len(e.classes) if self._several else 1)
+        fixed = self._fixed(rows).reshape(len(y), -1)
+        found = new_effects(e, rows.nets[0], fixed, data, codes, len(fresh))
+        names = [str(level) for level in term.levels]
+        added = [name for name in fresh if name not in names]
+        levels = np.array([*names, *added])
+        at = [names.index(name) if name in names else len(names) + added.index(name) for name in fresh]
+        grown = []
+        for old, own in zip((e.effects, e.variances), found, strict=True):
+            both = np.concatenate([old, np.zeros((len(added), *old.shape[1:]))])
+            both[at] = own
+            grown.append(both)
+        design = dataclasses.replace(self.design, varying=(dataclasses.replace(term, levels=levels),))
+        estimates = dataclasses.replace(e, effects=grown[0], variances=grown[1])
+        return GeneralizedVaryingFit(design, estimates, self.frame, self.call)
+
+    def _new_response(self, newdata: Any, m: int) -> tuple[FloatArray, FloatArray]:
+        """Responses of new rows as the family has them, and weights."""
+        family, name = self.estimates.family, self.design.response
+        assert family is not None
+        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
+        value = read_response(env, self.frame.formula, family.name)
+        if isinstance(value, Factor):
+            classes = list(self.estimates.classes)
+            levels = [str(level) for level in value.levels]
+            used = {levels[code] for code in value.codes if code >= 0}
+            if family.name == "binomial" and classes[1].startswith("not "):
+                return np.array([float(levels[code] != classes[0]) for code in value.codes]), np.ones(m)
+            unseen = sorted(used - set(classes))
+            if unseen:
+                raise DesignError(
+                    f"the response '{name}' is '{unseen[0]}' in the new rows, which the fit has not seen."
+                )
+            if (value.codes < 0).any():
+                raise DesignError(f"the response '{name}' has missing values in the new rows.")
+            return np.array([float(classes.index(levels[code])) for code in value.codes]), np.ones(m)
+        if value.values.ndim == 1:
+            y, trials = np.array(value.values, dtype=np.float64), None
+        else:
+            y, trials = response_numbers(value, name, family.name)
+        if not np.isfinite(y).all():
+            raise DesignError(f"the response '{name}' has missing or infinite values in the new rows.")
+        return y, np.ones(m) if trials is None else trials
+
+    # ---- text
+
+    def summary(self) -> str:
+        """The fit at a glance, as text."""
+        e, term, spec = self.estimates, self.design.varying[0], self.estimates.networks.specs[0]
+        how = "given the layers below" if e.exact else "of the model linearised at the modes"
+        lines = [
+            "Generalized linear mixed model with a network that varies by group ['nme']",
+            f" Family: {e.family}",
+            f"Formula: {self.formula()}",
+            f"-2 log-likelihood {how}: {rtext.format_number(e.objective)}",
+            "",
+            f"{term.label}: {e.selected.size} of {spec.n_parameters} parameters vary",
+            "Random effects:",
+            str(self.VarCorr()) if e.selected.size <= SHOWN else self._layers(),
+            f"Number of obs: {self.design.n}, groups: {term.group}, {term.n_levels}",
+            "",
+            "Fixed effects:",
+        ]
+        fixed = self.fixef()
+        shown = fixed.iloc[: max(e.beta.size, SHOWN)]
+        lines.append(shown.to_string(float_format=lambda number: f"{number:.5g}"))
+        if len(shown) < len(fixed):
+            lines.append(f"... and {len(fixed) - len(shown)} parameters of the network: see fixef()")
+        if e.convergence.message:
+            lines.append(e.convergence.message)
+        return "\n".join(lines)
+
+    def _layers(self) -> str:
+        """Root mean squares of the standard deviations of each layer."""
+        layers = pd.Series(self.estimates.prior_variances).groupby(list(self.estimates.selected.layers), sort=False)
+        return "\n".join(f" {layer}: {variance**0.5:.4g}" for layer, variance in layers.mean().items())
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    __repr__ = __str__
