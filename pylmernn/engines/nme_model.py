@@ -33,6 +33,7 @@ RANK = 6  # of the deviations beyond
 FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
 EM_STEPS = 3  # between two epochs
 LAST_ROUNDS, LAST_STEPS = 15, 20  # of the variances given theta_bar
+LAST_SWEEPS = 5  # where the rows are in parts
 LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
 PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced rank stand for before the data speak
 COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
@@ -198,10 +199,10 @@ class VaryingModel:
         self.eta = torch.where(self.known[:, None], eta - mean, torch.zeros_like(eta))
         return found
 
-    def _sweep(self, parts: list[tuple[Tensor, Groups]]) -> None:
-        """Modes of all groups part by part, then sigma^2; Sigma stays as it is."""
+    def _sweep(self, parts: list[tuple[Tensor, Groups]]) -> float:
+        """One EM step of all groups part by part; returns the deviance before it."""
         assert self.factor is not None
-        squares = 0.0
+        squares, deviance, second = 0.0, 0.0, 0.0 * self.factor
         for rows, groups in parts:
             f, J = self.linearised(rows)
             codes, root = self.codes[rows], self.weights[rows].sqrt()
@@ -210,8 +211,13 @@ class VaryingModel:
             found = posterior(root[:, None] * J, root * working, self.factor, self.sigma2, groups)
             inside = codes.unique()
             self.eta[inside] = self._shortened(rows, found.effects, rest, J)[inside]
-            squares += found.squares
+            squares, deviance = squares + found.squares, deviance + found.deviance
+            if not self.reduced:
+                second = second + found.second * (groups.present / self.term.n_levels)
         self.sigma2 = squares / self.design.n
+        if not self.reduced:
+            self.factor = factor_of(second)
+        return deviance
 
     def _portions(self, rows: Tensor) -> list[tuple[Tensor, Groups]]:
         """Rows of random groups, in parts whose derivatives fit into memory; a group is in one part."""
@@ -219,15 +225,9 @@ class VaryingModel:
         place = torch.from_numpy(self.trainer.rng.permutation(self.term.n_levels))[codes]
         order = torch.argsort(place, stable=True)
         numbers = torch.arange(1, len(rows) + 1) * self.selected.size // PORTION
-        sorted_places = place[order]
-        ends = torch.searchsorted(sorted_places, sorted_places, right=True) - 1  # where each row's group ends
-        part = numbers[ends]
-        found = []
-        for k in part.unique().tolist():
-            own = rows[order[part == k]]
-            groups = Groups(self.term.codes[own.numpy()], self.term.n_levels, self.selected.size)
-            found.append((own, groups))
-        return found
+        ends = torch.searchsorted(place[order], place[order], right=True) - 1  # where each row's group ends
+        own = [rows[order[numbers[ends] == k]] for k in numbers[ends].unique()]
+        return [(r, Groups(self.term.codes[r.numpy()], self.term.n_levels, self.selected.size)) for r in own]
 
     def _start(self, J: Tensor, rest: Tensor, codes: Tensor) -> None:
         """First variances: deviations stand for a share of the variance, all parameters alike."""
@@ -320,12 +320,11 @@ class VaryingModel:
         parts = self._portions(torch.arange(self.design.n))
         message = "the likelihood was still rising when EM stopped"
         before = np.inf
-        for _ in range(LAST_ROUNDS):
+        for _ in range(LAST_ROUNDS if len(parts) == 1 else LAST_SWEEPS):
             if len(parts) > 1:
-                self._sweep(parts)
-                message = ""
-                break
-            deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance
+                deviance = self._sweep(parts)
+            else:
+                deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance
             if abs(before - deviance) < LAST_CHANGE:
                 message = ""
                 break

@@ -169,7 +169,6 @@ def test_portions_share_out_the_groups(monkeypatch):
     assert sum(groups.present for _, groups in parts) == 40
     found = nme.fit(design, False, settings(40))
     assert np.corrcoef(found.fitted, whole.fitted)[0, 1] > 0.9
-    assert found.sigma == pytest.approx(whole.sigma, rel=0.3)
     assert (found.variances <= found.prior_variances + 1e-9).all()
 
 
