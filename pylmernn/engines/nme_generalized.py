@@ -7,7 +7,8 @@ deviations move to their modes by penalised Gauss-Newton steps on working respon
 multinomial network has one output a class, and all classes' parameters vary together.
 
 Where only the last layer varies and the linear predictor is one number, the model given the layers below is a
-generalized linear mixed model with random slopes of the features: method "pirls" estimates it in the end.
+generalized linear mixed model with random slopes of the features: method "pirls" estimates it in the end, if there
+are groups enough for its variances.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from pylmernn.formula.design import Design, DesignError, RandomTerm, independent
 from pylmernn.mean.varying import VaryingNetwork, select
 
 FloatArray = NDArray[np.float64]
+
+GROUPS_EACH = 4  # for each variance and covariance, from which on "pirls" estimates them
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def fit(
     model = GeneralizedVaryingModel(design, family, control)
     best, history, stopped = train(model, callback)
     model.restore(best.state)
-    exact = model.selected.linear and model.outputs == 1 and not model.reduced
-    found = given_trunk(model, nAGQ, control) if exact else model.settle()
+    found = given_trunk(model, nAGQ, control) if is_known_model(model) else model.settle()
     model.absorb_bias()
     message = "; ".join(text for text in (stopped, found.message) if text)
     convergence = Convergence(
@@ -114,6 +116,17 @@ def fit(
         phi=model.phi,
         classes=design.classes,
     )
+
+
+def is_known_model(model: GeneralizedVaryingModel) -> bool:
+    """Whether the model given the layers below is a generalized linear mixed model that the groups suffice for.
+
+    Maximum likelihood of many variances from few groups predicts worse than EM, which stays near the best epoch.
+    """
+    if not model.selected.linear or model.outputs > 1 or model.reduced:
+        return False
+    size = model.selected.size
+    return model.term.n_levels >= GROUPS_EACH * (size if model.diagonal else size * (size + 1) // 2)
 
 
 def given_trunk(model: GeneralizedVaryingModel, nAGQ: int, control: Control) -> Given:
