@@ -125,7 +125,7 @@ class Posterior:
             divergences=part.divergences,
             accept=self._accept / self.count,
             sampler=part.sampler,
-            n_chains=len(part.b),
+            n_chains=len(variances),
             n_draws=self.count,
         )
 
