@@ -26,6 +26,9 @@ fitted.merModNN <- function(object, ...) {
 
 # Fitted values of the rows that were used, named by row; means where the model is generalized.
 fitted_rows <- function(object) {
+  if (inherits(object, "varyingModNN")) {
+    return(stats::setNames(object$fitted, row.names(object$frame)))
+  }
   eta <- linear_predictor(object)
   stats::setNames(if (isGLMM(object)) object$family$linkinv(eta) else eta, row.names(object$frame))
 }
@@ -108,7 +111,11 @@ formula.merModNN <- function(x, fixed.only = FALSE, random.only = FALSE, ...) {
     result[[3L]] <- if (is.null(rest)) 1 else rest
   }
   if (random.only) {
-    bars <- unlist(lapply(collect_bars(result[[3L]]), expand_bar), recursive = FALSE)
+    bars <- if (length(x$varying)) {
+      x$varying
+    } else {
+      unlist(lapply(collect_bars(result[[3L]]), expand_bar), recursive = FALSE)
+    }
     result[[3L]] <- Reduce(function(a, b) call("+", a, b), lapply(bars, written_bar))
   }
   result
@@ -125,7 +132,7 @@ written_bar <- function(bar) {
 terms.merModNN <- function(x, fixed.only = TRUE, random.only = FALSE, ...) {
   if (random.only) {
     random <- formula(x, random.only = TRUE)
-    random[[3L]] <- bars_as_sums(random[[3L]])
+    random[[3L]] <- bars_as_sums(random[[3L]], function(columns) length(x$varying) > 0L)
     return(terms_in_frame(random, x$frame))
   }
   if (fixed.only) x$fixed$terms else attr(x$frame, "terms")

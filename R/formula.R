@@ -1,13 +1,13 @@
 # Reading lme4's formula language: which part is fixed, which bars there are, what each bar expands to.
 
-covariance_wrappers <- c("us", "diag", "embed")
+covariance_wrappers <- c("us", "diag", "embed", "rr")
 later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron")
 
 # One formula taken apart.
 #
 # Returns a list: `formula` (as lme4 stores it, `||` written out), `fixed` (no bars), `frame` (bars replaced by sums, to
-# find all variables), `bars`, a list with the elements of `new_bar`, in the order in which lme4 expands them, and
-# `networks`, as collect_networks() has them.
+# find all variables), `bars`, a list with the elements of `new_bar`, in the order in which lme4 expands them,
+# `networks`, as collect_networks() has them, and `varying`, the bars with a network left of them, as varying_bars().
 parse_formula <- function(formula, data = NULL, nets = NULL) {
   formula <- check_formula(formula)
   if (has_network(formula[[3L]])) formula[[3L]] <- expand_network_dots(formula[[3L]], formula, data)
@@ -19,7 +19,9 @@ parse_formula <- function(formula, data = NULL, nets = NULL) {
   if (length(written) == 0L) {
     stop("the formula has no random term: add one, as in (1 | group), or use lm().", call. = FALSE)
   }
-  bars <- unlist(lapply(written, expand_bar), recursive = FALSE)
+  varies <- varies_in(networks, names(data))
+  varying <- varying_bars(written, networks, varies)
+  bars <- unlist(lapply(Filter(function(bar) !varies(bar$columns), written), expand_bar), recursive = FALSE)
   check_fields(bars)
   fixed <- without_bars(rhs)
   with_rhs <- function(new_rhs) {
@@ -32,14 +34,16 @@ parse_formula <- function(formula, data = NULL, nets = NULL) {
     fixed <- formula(terms(fixed, data = data), data = data)
     environment(fixed) <- environment(formula)
   }
-  check_networks(networks, bars, deparse1(formula[[2L]]))
+  check_networks(networks, c(bars, varying), deparse1(formula[[2L]]))
   inputs <- unlist(lapply(networks, `[[`, "inputs"), recursive = FALSE)
   list(
-    formula = with_rhs(write_out_double_bars(whole[[3L]])),
+    formula = with_rhs(write_out_double_bars(whole[[3L]], varies)),
     fixed = fixed,
-    frame = with_rhs(Reduce(function(a, b) call("+", a, b), inputs, bars_as_sums(write_out_double_bars(rhs)))),
+    frame = with_rhs(Reduce(function(a, b) call("+", a, b), inputs,
+                            bars_as_sums(write_out_double_bars(rhs, varies), varies))),
     bars = bars,
-    networks = networks
+    networks = networks,
+    varying = varying
   )
 }
 
@@ -113,6 +117,8 @@ read_random <- function(e) {
     }
     if (covariance == "embed") {
       options <- embed_options(split_arguments(e, label)$options, label, "dim")
+    } else if (covariance == "rr") {
+      options <- split_arguments(e, label)$options
     } else if (length(e) > 2L) {
       stop(sprintf("%s: options of '%s' are not available; write %s(%s).", label, covariance, covariance,
                    deparse1(e[[2L]])), call. = FALSE)
@@ -199,19 +205,22 @@ map_random <- function(e, f) {
 
 plain_bar <- function(e) if (is_bar(e)) e else strip_parentheses(e[[2L]])
 
-bars_as_sums <- function(rhs) {
+# Columns of a bar that `varies` are parameters of a network, hence no variables.
+bars_as_sums <- function(rhs, varies = never) {
   map_random(rhs, function(e) {
     if (is_location_term(e)) {
       return(Reduce(function(a, b) call("+", a, b), read_location_term(e)$coordinates))
     }
     bar <- plain_bar(e)
-    call("+", bar[[2L]], bar[[3L]])
+    if (varies(bar[[2L]])) bar[[3L]] else call("+", bar[[2L]], bar[[3L]])
   })
 }
 
-write_out_double_bars <- function(rhs) {
+never <- function(columns) FALSE
+
+write_out_double_bars <- function(rhs, varies = never) {
   map_random(rhs, function(e) {
-    if (call_name(e) != "||") {
+    if (call_name(e) != "||" || varies(e[[2L]])) {
       return(e)
     }
     terms <- lapply(split_columns(e[[2L]]), function(column) call("(", call("|", column, e[[3L]])))

@@ -23,7 +23,7 @@ build_frame <- function(parsed, data, call, caller) {
   if (nrow(frame) == 0L) {
     stop("no rows are left: every row has a missing value or is outside subset.", call. = FALSE)
   }
-  text_groups_as_factors(drop_unused_levels(frame), parsed$bars)
+  text_groups_as_factors(drop_unused_levels(frame), c(parsed$bars, parsed$varying))
 }
 
 # As drop.unused.levels = TRUE of model.frame(), which takes a quarter of a second at a million rows to find nothing.

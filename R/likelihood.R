@@ -36,6 +36,10 @@ criterion <- function(object, REML) {
   if (isTRUE(REML) == object$REML) {
     return(object$objective)
   }
+  if (inherits(object, "varyingModNN")) {
+    not_varying(if (REML) "the REML criterion of an ML fit" else "the likelihood of a REML fit",
+                "train again by update() with the other REML")
+  }
   n <- nrow(object$frame)
   df <- if (REML) n - length(object$beta) else n
   weights <- stats::model.weights(object$frame)

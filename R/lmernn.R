@@ -22,7 +22,8 @@
 #' @param method `"auto"` chooses among `"profiled"` (exact), `"iterative"` (for crossed factors too large for an exact
 #'   factor), `"vecchia"` (for one `gp()` with very many locations) and, for networks, `"alternating"` (trained between
 #'   exact steps on all rows). `"lmmnn"` trains networks on the mini-batch likelihood of Simchoni and Rosset (2023),
-#'   `"menets"` by the EM algorithm of Xiong et al. (2019), for one grouping factor.
+#'   `"menets"` by the EM algorithm of Xiong et al. (2019), for one grouping factor. `"nme"` lets parameters of a
+#'   network vary by group, as Woerner et al. (2023).
 #' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
 #'   `dense_limit`, `probes`. Of the training of networks: `epochs`, `batch_size`, `learning_rate`, `weight_decay`,
 #'   `schedule` (`"one_cycle"`, `"cosine"`, `"constant"` or `"plateau"`), `validation` (share of the rows held out to
@@ -45,6 +46,10 @@
 #'   used elsewhere. Options: `hidden`, `activation = "silu"`, `dropout = 0`, `normalization = "none"`, `embedding = 0`,
 #'   `standardize = TRUE`, or `net = "name"` for one of `nets`. A column may be a matrix, one array for each row. All
 #'   else is estimated given the networks.
+#' * `(nn | g)`: every parameter of the network varies by `g`; `(nn.last | g)` and `(nn.first | g)`: those of a layer;
+#'   `(nn["layers.0.weight"] | g)`: one by its name. A network with `net = "tower"` is called `tower`. Their covariance
+#'   matrix is full up to 12 parameters and of reduced rank beyond, `rr(nn | g, d = 4)`; `(nn || g)` takes variances
+#'   only. The fit is of class `varyingModNN`: see [fixef.varyingModNN()].
 #' * `embed(1 | g, dim = 100)`, `embed(lon, lat, dim = 100, hidden = c(100, 100))`: random effects on learned features
 #'   of the levels or of the coordinates, by method `"lmmnn"` beside a network.
 #'
@@ -73,7 +78,9 @@ lmernn <- function(formula, data = NULL, REML = TRUE, weights, subset, na.action
   settings <- list(REML = as.logical(REML), method = method, control = as.list(control), device = device,
                    seed = if (!is.null(seed)) as.integer(seed), progress = isTRUE(progress))
   fit <- estimate(model, settings)
-  if (length(parsed$networks)) fit$settings$method <- "auto" # from now on the networks stand in the offset
+  if (length(parsed$networks) && length(parsed$varying) == 0L) {
+    fit$settings$method <- "auto" # from now on the networks stand in the offset
+  }
   fit$call <- call
   report_fit(fit)
   fit
@@ -122,7 +129,8 @@ model_parts <- function(parsed, frame, contrasts, family = NULL) {
   observed <- observed_in(frame, family)
   list(
     formula = parsed$formula, frame = frame, fixed = fixed, bars = bars, y = observed$y, weights = observed$weights,
-    X = X, groups = groups, columns = columns, networks = parsed$networks, classes = observed$classes
+    X = X, groups = groups, columns = columns, networks = parsed$networks, classes = observed$classes,
+    varying = parsed$varying, varying_groups = lapply(parsed$varying, function(bar) group_factor(bar$group, frame))
   )
 }
 
@@ -162,12 +170,14 @@ send_design <- function(model) {
       if (is_located(model$bars[[k]])) as_buffers(model$bars[[k]]$locations)
     )
   })
+  varying <- send_varying(model)
   networks <- send_networks(model$networks, model$frame)
   meta$nets <- networks$meta
+  meta$varying <- varying$meta
   buffers <- c(
     as_buffers(model$y), if (ncol(model$X)) as_buffers(model$X),
     if (!is.null(weights)) as_buffers(as.double(weights)), if (!is.null(offset)) as_buffers(as.double(offset)),
-    unlist(of_terms, recursive = FALSE), networks$buffers
+    unlist(of_terms, recursive = FALSE), varying$buffers, networks$buffers
   )
   list(meta = meta, buffers = buffers)
 }
@@ -178,6 +188,9 @@ rows_for_stored_variances <- 20000L # below this ranef(condVar = TRUE) finds its
 estimate <- function(model, settings) {
   if (!is.null(settings$family)) {
     return(estimate_generalized(model, settings))
+  }
+  if (length(model$varying)) {
+    return(estimate_varying(model, settings))
   }
   sent <- send_design(model)
   meta <- c(sent$meta, settings, list(condVar = length(model$y) <= rows_for_stored_variances))
@@ -191,7 +204,7 @@ report_fit <- function(fit) {
     message("fixed-effect model matrix is rank deficient so dropping ", dropped,
             ngettext(dropped, " column / coefficient", " columns / coefficients"))
   }
-  if (isSingular(fit)) {
+  if (!inherits(fit, "varyingModNN") && isSingular(fit)) {
     message("boundary (singular) fit: see help('isSingular')")
   }
   if (grepl("best networks so far", fit$convergence$message, fixed = TRUE)) {

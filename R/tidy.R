@@ -85,6 +85,30 @@ tidy.multinomialModNN <- function(x, effects = c("ran_pars", "fixed"), conf.int 
   stacked_tables(lapply(tidy_order(effects), function(name) makers[[name]]()))
 }
 
+#' @rdname tidiers
+tidy.varyingModNN <- function(x, effects = c("ran_pars", "fixed"), ...) {
+  long <- function(effect, tables) {
+    table <- as.data.frame.ranef.varyingModNN(tables)
+    made <- data.frame(effect = effect, group = table$grpvar, level = table$grp, term = table$term,
+                       estimate = table$condval)
+    if (!is.null(table$condsd)) made$std.error <- table$condsd
+    made
+  }
+  makers <- list(
+    fixed = function() {
+      estimates <- fixef(x)
+      known <- if (!is.null(x$fixed_covariance)) sqrt(diag(vcov(x)))
+      se <- c(known, rep(NA_real_, length(estimates) - length(known)))
+      data.frame(effect = "fixed", term = names(estimates), estimate = unname(estimates), std.error = unname(se),
+                 statistic = unname(estimates / se))
+    },
+    ran_pars = function() tidy_variances(x),
+    ran_vals = function() long("ran_vals", ranef(x, condVar = TRUE)),
+    ran_coefs = function() long("ran_coefs", coef(x))
+  )
+  stacked_tables(lapply(tidy_order(effects), function(name) makers[[name]]()))
+}
+
 # Standard deviations and correlations by term and class; correlations have no limits.
 tidy_class_variances <- function(x, level) {
   varcor <- VarCorr(x)

@@ -99,7 +99,7 @@ new_frame <- function(object, newdata) {
   old <- object$frame
   whole <- attr(old, "terms")
   check_variables(stats::formula(whole), newdata, environment(object$formula))
-  groups <- unlist(lapply(object$bars, function(bar) vapply(group_parts(bar$group), deparse1, "")))
+  groups <- unlist(lapply(c(object$bars, object$varying), function(bar) vapply(group_parts(bar$group), deparse1, "")))
   xlev <- stats::.getXlevels(whole, old)
   frame <- one_sentence(stats::model.frame(whole, newdata, na.action = stats::na.pass,
                                            xlev = xlev[setdiff(names(xlev), groups)]))

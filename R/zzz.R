@@ -89,6 +89,7 @@ own_method <- function(class, space) {
       register_when_loaded(package, own_methods[[package]], own_method(class, space), class)
     }
   }
+  register_when_loaded("generics", "tidy", own_method("varyingModNN", space), "varyingModNN")
   for (package in names(methods_through_lme4)) {
     register_when_loaded(package, methods_through_lme4[[package]], through_lme4(package))
   }

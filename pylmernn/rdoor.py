@@ -4,7 +4,7 @@ reticulate converts arrays differently from version to version, and missing valu
 them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
 :mod:`pylmernn.rprotocol` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as
 ``{"error": sentence}``, so that R can stop with that sentence and without a traceback. Generalized models have their
-functions in :mod:`pylmernn.rgeneralized`; R finds them here.
+functions in :mod:`pylmernn.rgeneralized`, networks that vary by group in :mod:`pylmernn.rvarying`; R finds them here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,17 @@ from pylmernn.rgeneralized import (
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
 from pylmernn.rsettings import read_control
+from pylmernn.rvarying import send_varying, update_varying, varying_values
 
-__all__ = ["fit_generalized", "marginal_classes", "marginal_means", "predictor_variance", "update_class_effects"]
+__all__ = [
+    "fit_generalized",
+    "marginal_classes",
+    "marginal_means",
+    "predictor_variance",
+    "update_class_effects",
+    "update_varying",
+    "varying_values",
+]
 
 
 @answer
@@ -51,6 +60,7 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     ``meta`` has the keys of :func:`read_design`, ``REML``, ``method``, ``control`` (a mapping of the fields of
     :class:`~pylmernn.engines.control.Control`), ``device``, ``seed``, ``progress``, and ``condVar``: whether variances
     of the conditional modes are wanted too. The reply names the dropped columns of X and the order of the terms.
+    Networks that vary by group come with ``formula`` as text; :func:`~pylmernn.rvarying.send_varying` has their reply.
     """
     method = meta["method"]
     if method not in ("auto", *METHODS):
@@ -59,7 +69,9 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     terms, design = read_design(meta, read)
     method = method_for(design, method, control)
     with progress_bar(bool(meta.get("progress")), method) as callback:
-        estimates = METHODS[method](design, meta["REML"], control, callback=callback)
+        estimates: Any = METHODS[method](design, meta["REML"], control, callback=callback)
+    if design.varying:
+        return send_varying(meta["formula"], design, estimates)
     header, arrays = send_estimates(terms, design, estimates)
     if meta.get("condVar") and not _has_learned_features(design, estimates):
         arrays.update({f"v{k}": v for k, v in enumerate(_conditional_variance(design, estimates))})

@@ -18,6 +18,7 @@ from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.families import read_family
 from pylmernn.fit.save import Parts, get_networks
 from pylmernn.formula.design import Design, DesignError, NetTerm, NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.formula.varying import VaryingTerm
 from pylmernn.mean.networks import Networks, with_modules
 
 FloatArray = NDArray[np.float64]
@@ -70,9 +71,11 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
         with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
         are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none). ``generalized`` is
         true where there is no residual variance; ``classes`` has the names of the classes of a categorical response.
+        ``varying`` has the bars of networks, each with ``group``, ``n_levels``, ``net``, ``selector``, ``covariance``,
+        ``label`` and ``rank``.
     read : Reader
-        y, X, weights, offset, then codes, columns and locations of each term, then the inputs of each network
-        (``nets``).
+        y, X, weights, offset, then codes, columns and locations of each term, then codes of each bar of a network, then
+        the inputs of each network (``nets``).
     """
     n = meta["n"]
     y = read.vector()
@@ -80,10 +83,11 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     weights = read.vector() if meta["weights"] else None
     offset = read.vector() if meta["offset"] else None
     terms = [_read_term(term, n, read) for term in meta["terms"]]
+    varying = [_read_varying(term, read) for term in meta.get("varying") or []]
     nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
     generalized, classes = bool(meta.get("generalized")), meta.get("classes") or ()
     names, response = meta["fixed_names"], meta["response"]
-    return terms, make_design(y, X, names, terms, weights, offset, response, nets, generalized, classes)
+    return terms, make_design(y, X, names, terms, weights, offset, response, nets, generalized, classes, varying)
 
 
 def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:
@@ -113,6 +117,19 @@ def _read_term(meta: Mapping[str, Any], n: int, read: Reader) -> RandomTerm:
         label=meta["label"],
         locations=np.ascontiguousarray(read.matrix(q, k)) if k else None,
         options=dict(meta.get("options") or {}),
+    )
+
+
+def _read_varying(meta: Mapping[str, Any], read: Reader) -> VaryingTerm:
+    return VaryingTerm(
+        group=meta["group"],
+        codes=read.integers(),
+        levels=np.arange(meta["n_levels"]),  # their names stay in R
+        net=meta["net"],
+        selector=meta["selector"],
+        covariance=meta["covariance"],
+        label=meta["label"],
+        rank=meta["rank"],
     )
 
 

@@ -1,0 +1,347 @@
+# Networks with parameters that vary by group: what a fit keeps, and its estimates.
+
+#' Verbs of networks that vary by group
+#'
+#' In `lmernn(y ~ x + nn(z) + (nn.last | g), data)` level i of `g` has a network of its own, with parameters
+#' `theta_bar + eta_i`, where the deviations `eta_i` are normal with covariance matrix Sigma. Here `theta_bar` is the
+#' generic network, that of a level of which nothing is known. Where the last layer alone varies, the estimates given
+#' the layers below are those of a linear mixed model; else the network is linearised at the modes.
+#'
+#' The log-likelihood is that of these models. What needs the training to be repeated is left to `update()`: there is
+#' no `refit()`, `anova()`, `drop1()`, `simulate()` or `confint()`. Verbs of [lmernn()]'s fits that are not listed here
+#' work too: `fitted()`, `residuals()`, `sigma()`, `formula()`, `nobs()`, [ngrps()], [history()], [with_nets()].
+#'
+#' @param object,x,fit A fit by [lmernn()] of a network that varies by group, or what its verbs return.
+#' @param network Whether `theta_bar` of what varies comes after the linear coefficients.
+#' @param condVar Whether posterior variances come along, as attribute `"postVar"`: an array, parameters x parameters x
+#'   levels, or a matrix of variances, levels x parameters, where Sigma is diagonal or of reduced rank.
+#' @param whichel Names of the grouping factors that are wanted.
+#' @param sigma,scale,k,REML Not used.
+#' @param row.names,optional As in [as.data.frame()].
+#' @param newdata A data frame; by default the data of the fit. For `update_random_effects()` rows of new levels, with
+#'   the response; of a level that the fit knows, the new rows alone count, so give all of them.
+#' @param re.form `NULL`: the network of each level; `NA` or `~0`: the generic network.
+#' @param allow.new.levels Whether levels that the fit has not seen get the generic network; else they are an error.
+#' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
+#' @param average So many draws of deviations from their distribution, over which predictions for new levels (and for
+#'   all levels with `re.form = NA`) are averaged. A network that bends in its parameters has another mean there.
+#' @param seed Of these draws.
+#' @param type `"link"` or `"response"`: the same here.
+#' @param kind What to draw, as in [plot.merModNN()]: `"residuals"`, `"predicted"` or `"history"`.
+#' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
+#' @param tol A standard deviation (relative to sigma) of a direction of the deviations below this is singular.
+#' @param ... Nothing.
+#' @return `fixef()` a named vector; `ranef()` and `coef()` lists of a data frame, levels by parameters, of which
+#'   `as.data.frame()` makes one table; `VarCorr()` a list of covariance matrices, one for each layer (of all parameters
+#'   together where all covariances are free), of which `as.data.frame()` makes a table as lme4's; `vcov()` a matrix, of
+#'   the linear coefficients given the network; `predict()` a named vector; `update_random_effects()` the fit, whose
+#'   `ranef()` and `predict()` know the new levels; `summary()` an object of class `summary.varyingModNN`.
+#' @name varying
+#' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
+#' set.seed(1)
+#' d <- data.frame(x = rnorm(300), person = gl(15, 20))
+#' slope <- rnorm(15, 1, 0.5)
+#' d$y <- slope[d$person] * sin(d$x) + rnorm(300, sd = 0.3)
+#' fit <- lmernn(y ~ nn(x, hidden = c(8, 4)) + (nn.last | person), d, control = list(epochs = 20), seed = 1)
+#' fit
+#' head(ranef(fit)$person, 3)
+#' as.data.frame(VarCorr(fit))
+#' predict(fit, data.frame(x = 1, person = c("3", "new")), allow.new.levels = TRUE)
+#' new <- data.frame(x = c(-1, 0, 1), y = c(-2, 0, 2), person = "new")
+#' predict(update_random_effects(fit, new), data.frame(x = 1, person = "new"))
+NULL
+
+# Sends a model to Python and makes the fit of the reply. Beside what new_fit() lists (no theta, no b) it has, with p
+# linear coefficients, D parameters that vary and q levels:
+#
+# varying                the bar, as varying_bars() has it, in a list
+# beta, theta_bar        p linear coefficients, D parameters of the generic network
+# layers                 the layer of each of these parameters
+# effects, variances     q x D; D x D x q, or q x D where only variances are known
+# factor                 L with Sigma = L L', D x k, or a vector of standard deviations where Sigma is diagonal
+# fixed_covariance       p x p, or NULL
+# fitted                 n values, deviations included
+# exact, n_variances, text, variances_text
+estimate_varying <- function(model, settings) {
+  sent <- send_design(model)
+  meta <- c(sent$meta, settings, list(formula = deparse1(model$formula)))
+  if (length(settings$control) == 0L) meta$control <- NULL
+  new_varying_fit(model, settings, call_python("fit", meta, sent$buffers, own_modules(model$networks)))
+}
+
+new_varying_fit <- function(model, settings, reply) {
+  arrays <- reply$arrays
+  group <- model$varying[[1L]]$label_group
+  names <- list(levels(model$varying_groups[[1L]]), reply$labels)
+  D <- length(reply$labels)
+  dropped <- as.integer(unlist(reply$dropped_at)) + 1L
+  kept <- setdiff(seq_len(ncol(model$X)), dropped)
+  p <- length(kept)
+  fixed <- colnames(model$X)[kept]
+  structure(
+    list(
+      call = NULL, formula = model$formula, frame = model$frame, fixed = model$fixed, bars = list(),
+      varying = model$varying, flist = shared_factors(model$varying_groups, group),
+      cnms = stats::setNames(list(reply$labels), group),
+      kept = kept, dropped = stats::setNames(dropped, colnames(model$X)[dropped]),
+      REML = reply$REML, method = reply$method, settings = settings,
+      beta = stats::setNames(arrays$beta, fixed), theta_bar = stats::setNames(arrays$theta_bar, reply$labels),
+      layers = reply$layers, sigma = reply$sigma,
+      effects = matrix(arrays$effects, ncol = D, byrow = TRUE, dimnames = names),
+      variances = posterior_variances(arrays$variances, names),
+      factor = if (length(reply$shape) == 1L) arrays$factor else matrix(arrays$factor, D, byrow = TRUE),
+      fixed_covariance = if (length(arrays$fixed_covariance)) {
+        matrix(arrays$fixed_covariance, p, p, dimnames = list(fixed, fixed))
+      },
+      fitted = arrays$fitted, objective = reply$objective, exact = reply$exact, n_variances = reply$n_variances,
+      convergence = c(reply$convergence, list(gradient = arrays$gradient)), scales_differ = reply$scales_differ,
+      text = reply$text, variances_text = as.character(unlist(reply$variances_text)),
+      networks = keep_networks(model$networks, reply, model$frame)
+    ),
+    class = c("varyingModNN", "merModNN")
+  )
+}
+
+# D x D x q of matrices (symmetric, so rows are columns), or q x D of variances alone; `names`: levels and parameters.
+posterior_variances <- function(values, names) {
+  size <- lengths(names)
+  if (length(values) == size[1L] * size[2L] && size[2L] > 1L) {
+    return(matrix(values, ncol = size[2L], byrow = TRUE, dimnames = names))
+  }
+  array(values, size[c(2L, 2L, 1L)], names[c(2L, 2L, 1L)])
+}
+
+not_varying <- function(what, why) {
+  stop(sprintf("%s is not offered for networks that vary by group: %s.", what, why), call. = FALSE)
+}
+
+#' @rdname varying
+#' @export
+fixef.varyingModNN <- function(object, network = TRUE, ...) c(object$beta, if (network) object$theta_bar)
+
+#' @rdname varying
+#' @export
+ranef.varyingModNN <- function(object, condVar = FALSE, whichel = names(object$flist), ...) {
+  table <- as.data.frame(object$effects, optional = TRUE)
+  if (condVar) attr(table, "postVar") <- object$variances
+  effects <- stats::setNames(list(table), names(object$flist))
+  structure(effects[names(effects) %in% whichel], class = "ranef.varyingModNN")
+}
+
+#' @rdname varying
+#' @export
+print.ranef.varyingModNN <- function(x, ...) print.ranef.multinomialModNN(x, ...)
+
+#' @rdname varying
+#' @export
+as.data.frame.ranef.varyingModNN <- function(x, row.names = NULL, optional = FALSE, ...) {
+  parts <- lapply(names(x), function(group) {
+    table <- x[[group]]
+    variance <- attr(table, "postVar")
+    long <- data.frame(grpvar = group, term = rep(names(table), each = nrow(table)),
+                       grp = rep(rownames(table), ncol(table)), condval = unlist(table, use.names = FALSE))
+    if (length(dim(variance)) == 3L) {
+      variance <- vapply(seq_len(nrow(table)), function(i) diag(as.matrix(variance[, , i])), numeric(ncol(table)))
+      variance <- t(matrix(variance, ncol(table)))
+    }
+    if (!is.null(variance)) long$condsd <- sqrt(pmax(as.vector(variance), 0))
+    long
+  })
+  do.call(rbind, parts)
+}
+
+#' @rdname varying
+#' @export
+coef.varyingModNN <- function(object, ...) {
+  q <- nrow(object$effects)
+  linear <- matrix(object$beta, q, length(object$beta), byrow = TRUE, dimnames = list(NULL, names(object$beta)))
+  own <- sweep(object$effects, 2L, object$theta_bar, `+`)
+  stats::setNames(list(data.frame(linear, own, row.names = rownames(own), check.names = FALSE)), names(object$flist))
+}
+
+# Whether Sigma is a full matrix, of full rank, whose layers are not told apart.
+is_free <- function(factor) is.matrix(factor) && nrow(factor) <= ncol(factor)
+
+#' @rdname varying
+#' @export
+VarCorr.varyingModNN <- function(x, sigma = 1, ...) {
+  group <- names(x$flist)
+  layers <- unique(x$layers)
+  inside <- if (is_free(x$factor)) list(seq_along(x$layers)) else lapply(layers, function(one) which(x$layers == one))
+  names(inside) <- if (is_free(x$factor)) group else paste(group, layers, sep = ".")
+  terms <- lapply(inside, function(at) {
+    covariance <- if (is.matrix(x$factor)) {
+      tcrossprod(x$factor[at, , drop = FALSE])
+    } else {
+      diag(x$factor[at]^2, length(at))
+    }
+    dimnames(covariance) <- list(names(x$theta_bar)[at], names(x$theta_bar)[at])
+    sd <- sqrt(diag(covariance))
+    correlation <- covariance / outer(sd, sd)
+    diag(correlation) <- 1
+    structure(covariance, stddev = sd, correlation = correlation)
+  })
+  structure(terms, sc = x$sigma, useSc = TRUE, correlated = is.matrix(x$factor), text = x$variances_text,
+            class = "VarCorr.varyingModNN")
+}
+
+#' @rdname varying
+#' @export
+as.data.frame.VarCorr.varyingModNN <- function(x, row.names = NULL, optional = FALSE, ...) {
+  rows <- lapply(names(x), function(group) {
+    term <- x[[group]]
+    names <- colnames(term)
+    at <- which(lower.tri(term) & attr(x, "correlated"), arr.ind = TRUE)
+    data.frame(
+      grp = group, var1 = c(names, names[at[, 2L]]), var2 = c(rep(NA, length(names)), names[at[, 1L]]),
+      vcov = c(diag(term), term[at]), sdcor = c(attr(term, "stddev"), attr(term, "correlation")[at]), row.names = NULL
+    )
+  })
+  residual <- data.frame(grp = "Residual", var1 = NA, var2 = NA, vcov = attr(x, "sc")^2, sdcor = attr(x, "sc"))
+  do.call(rbind, c(rows, list(residual)))
+}
+
+#' @rdname varying
+#' @export
+print.VarCorr.varyingModNN <- function(x, ...) {
+  if (length(attr(x, "text"))) {
+    cat(attr(x, "text"), sep = "\n")
+    return(invisible(x))
+  }
+  spread <- vapply(x, function(term) sqrt(mean(diag(term))), 0)
+  shown <- data.frame(parameters = vapply(x, nrow, 0L), "mean Std.Dev." = spread, check.names = FALSE)
+  print(shown, digits = 4L)
+  cat(sprintf("Residual: %.4g\n", attr(x, "sc")))
+  invisible(x)
+}
+
+#' @rdname varying
+#' @export
+vcov.varyingModNN <- function(object, ...) {
+  if (is.null(object$fixed_covariance)) {
+    stop("standard errors of the fixed effects are known only where the last layer alone varies.", call. = FALSE)
+  }
+  object$fixed_covariance
+}
+
+#' @rdname varying
+#' @export
+isSingular.varyingModNN <- function(x, tol = 1e-4, ...) {
+  spread <- if (is.matrix(x$factor)) svd(x$factor, 0L, 0L)$d else abs(x$factor)
+  min(spread) < tol * x$sigma
+}
+
+#' @rdname varying
+#' @export
+logLik.varyingModNN <- function(object, REML = object$REML, ...) {
+  n <- nobs(object)
+  df <- length(object$beta) + length(object$theta_bar) + object$n_variances + 1L
+  structure(-criterion(object, REML) / 2, nobs = n, nall = n, df = df, class = "logLik")
+}
+
+#' @rdname varying
+#' @export
+df.residual.varyingModNN <- function(object, ...) nobs(object) - attr(logLik(object), "df")
+
+again <- "each model trains its own network, so fit the models and compare predictions at rows held out"
+
+#' @rdname varying
+#' @export
+anova.varyingModNN <- function(object, ...) not_varying("anova()", again)
+
+#' @rdname varying
+#' @export
+drop1.varyingModNN <- function(object, ...) not_varying("drop1()", again)
+
+#' @rdname varying
+#' @export
+extractAIC.varyingModNN <- function(fit, scale, k = 2, ...) not_varying("extractAIC()", "use AIC()")
+
+#' @rdname varying
+#' @export
+confint.varyingModNN <- function(object, ...) {
+  not_varying("confint()", "where the last layer alone varies, vcov() has standard errors of the linear coefficients")
+}
+
+#' @rdname varying
+#' @export
+refit.varyingModNN <- function(object, ...) not_varying("refit()", "train again by lmernn() or update()")
+
+#' @rdname varying
+#' @export
+refitML.varyingModNN <- function(x, ...) {
+  if (x$REML) not_varying("refitML()", "train again by update(fit, REML = FALSE)") else x
+}
+
+#' @rdname varying
+#' @export
+simulate.varyingModNN <- function(object, ...) {
+  not_varying("simulate()", "use predict() and add residuals of standard deviation sigma()")
+}
+
+#' @rdname varying
+#' @export
+importance.varyingModNN <- function(x, ...) not_varying("importance()", "compare predictions of permuted data")
+
+#' @rdname varying
+#' @export
+partial_dependence.varyingModNN <- function(x, ...) {
+  not_varying("partial_dependence()", "use predict() at values of the input, with re.form = NA for the generic network")
+}
+
+#' @rdname varying
+#' @export
+plot.varyingModNN <- function(x, kind = "residuals", ...) {
+  kinds <- c("residuals", "predicted", "history")
+  if (!isTRUE(kind %in% kinds)) {
+    not_varying(sprintf("plot(kind = \"%s\")", format(kind)[1L]), paste("use one of", paste(kinds, collapse = ", ")))
+  }
+  plot.merModNN(x, kind = kind, ...)
+}
+
+#' @rdname varying
+#' @export
+getME.varyingModNN <- function(object, name, ...) {
+  parts <- native_parts()[c("X", "y", "mu", "offset", "flist", "sigma", "beta", "cnms", "N", "n", "p", "l_i", "REML",
+                            "is_REML")]
+  if (identical(name, "ALL")) name <- names(parts)
+  unknown <- setdiff(name, names(parts))
+  if (length(unknown)) {
+    stop(sprintf("getME() of a network that varies by group has no part '%s': it has %s.", unknown[1L],
+                 paste(names(parts), collapse = ", ")), call. = FALSE)
+  }
+  if (length(name) == 1L) parts[[name]](object) else sapply(name, function(one) parts[[one]](object), simplify = FALSE)
+}
+
+#' @rdname varying
+#' @export
+summary.varyingModNN <- function(object, ...) {
+  structure(
+    list(call = object$call, text = varying_text(object), coefficients = fixef(object), varcor = VarCorr(object),
+         sigma = sigma(object), ngrps = ngrps(object), nobs = nobs(object), logLik = logLik(object)),
+    class = "summary.varyingModNN"
+  )
+}
+
+# Python's text, with the levels that update_random_effects() may have added.
+varying_text <- function(object) {
+  groups <- sprintf("%s, %d", names(object$flist), ngrps(object))
+  text <- object$text
+  at <- startsWith(text, "Number of obs:")
+  text[at] <- sprintf("Number of obs: %d, groups: %s", nobs(object), groups)
+  text
+}
+
+#' @rdname varying
+#' @export
+print.summary.varyingModNN <- function(x, ...) {
+  cat(x$text, sep = "\n")
+  invisible(x)
+}
+
+#' @rdname varying
+#' @export
+print.varyingModNN <- function(x, ...) {
+  cat(varying_text(x), sep = "\n")
+  invisible(x)
+}

@@ -1,0 +1,151 @@
+# Predictions of networks that vary by group, and deviations of new groups.
+
+#' @rdname varying
+#' @export
+predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, allow.new.levels = FALSE,
+                                 na.action = stats::na.pass, average = 0, seed = 0, type = c("link", "response"), ...) {
+  extra <- ...names_or_numbers(...)
+  if (length(extra)) {
+    stop(sprintf("predict() of a network that varies by group has no argument '%s'.", extra[1L]), call. = FALSE)
+  }
+  match.arg(type)
+  if (!is.numeric(average) || length(average) != 1L || !isTRUE(average >= 0 && average == round(average))) {
+    stop(sprintf("average is %s: give a number of draws, or 0 for none.", deparse1(average)), call. = FALSE)
+  }
+  generic <- without_deviations(re.form)
+  if (is.null(newdata) && !generic) {
+    return(fitted(object))
+  }
+  rows <- if (is.null(newdata)) {
+    generic_rows(object)
+  } else {
+    varying_rows(object, newdata, !generic, allow.new.levels, na.action)
+  }
+  values <- rows$fixed + varying_values(object, rows, average, seed)
+  stats::napredict(rows$na.action, stats::setNames(values, rows$names))
+}
+
+# Whether re.form asks for the generic network.
+without_deviations <- function(re.form) {
+  if (is.null(re.form)) {
+    return(FALSE)
+  }
+  none <- if (inherits(re.form, "formula")) identical(re.form[[length(re.form)]], 0) else isTRUE(is.na(re.form))
+  if (!none) {
+    stop("re.form must be NULL for the network of each level, or NA for the generic one.", call. = FALSE)
+  }
+  TRUE
+}
+
+# What a prediction is made from: `fixed` (X beta and offset), codes (0: generic, NA: a missing level), inputs of the
+# network, names of the rows, na.action for padding. Here the rows of the fit, none with a level.
+generic_rows <- function(object) {
+  n <- nrow(object$frame)
+  list(fixed = fixed_predictor(object), codes = integer(n),
+       inputs = network_inputs(object$networks$inputs[[1L]], object$frame)$values,
+       names = row.names(object$frame), na.action = attr(object$frame, "na.action"))
+}
+
+varying_rows <- function(object, newdata, with_levels, allow.new.levels, na.action) {
+  newdata <- as_plain_frame(newdata)
+  if (!is.data.frame(newdata)) {
+    stop("newdata must be a data frame.", call. = FALSE)
+  }
+  bar <- object$varying[[1L]]
+  pieces <- c(list(prediction_parts(object, list(), TRUE)$variables[[2L]]), if (with_levels) group_parts(bar$group))
+  parts <- list(variables = one_sided(Reduce(function(a, b) call("+", a, b), pieces)))
+  check_variables(parts$variables, newdata, environment(object$formula))
+  kept <- rows_without_missing(object, newdata, parts, na.action)
+  X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
+  list(
+    fixed = as.vector(X %*% object$beta) + new_offset(object, kept$data),
+    codes = if (with_levels) varying_codes(object, kept$data, allow.new.levels) else integer(nrow(kept$data)),
+    inputs = new_inputs(object, kept$data)[[1L]], names = row.names(kept$data), na.action = kept$na.action
+  )
+}
+
+varying_codes <- function(object, newdata, allow.new.levels) {
+  codes <- new_codes(object$varying[[1L]]$group, rownames(object$effects), newdata)
+  unseen <- attr(codes, "unseen")
+  if (length(unseen) && !allow.new.levels) {
+    stop(sprintf(paste("the grouping factor '%s' has levels that the fit has not seen: %s; use allow.new.levels = TRUE",
+                       "for the generic network, or learn from rows of theirs by update_random_effects()."),
+                 names(object$flist), abbreviate_list(unseen, 5L)), call. = FALSE)
+  }
+  as.integer(codes)
+}
+
+# The network's part of some rows, from Python; NA where a level or an input is missing.
+varying_values <- function(object, rows, average, seed) {
+  sent <- send_varying_fit(object)
+  codes <- rows$codes
+  meta <- c(sent$meta, list(rows = length(codes), width = ncol(rows$inputs), average = as.integer(average),
+                            seed = as.integer(seed)))
+  buffers <- c(sent$buffers, as_buffers(ifelse(is.na(codes), -1L, codes - 1L)), as_buffers(rows$inputs))
+  values <- call_python("varying_values", meta, buffers, sent$modules)$arrays$values
+  replace(values, is.nan(values) | is.na(codes), NA_real_)
+}
+
+# A fit as rvarying.py reads it: list(meta, buffers, modules).
+send_varying_fit <- function(object) {
+  kept <- send_kept_networks(object)
+  bar <- object$varying[[1L]]
+  inputs <- network_inputs(object$networks$inputs[[1L]], object$frame[1L, , drop = FALSE],
+                           object$networks$inputs[[1L]]$levels)
+  shape <- if (is.matrix(object$factor)) dim(object$factor) else length(object$factor)
+  list(
+    meta = list(networks = kept$meta, selector = bar$selector, label = bar$label, input_names = as_array(inputs$names),
+                n_levels = nrow(object$effects), shape = as_array(shape), sigma = object$sigma,
+                in_full = length(dim(object$variances)) == 3L),
+    buffers = c(kept$buffers, as_buffers(object$factor), as_buffers(object$effects)),
+    modules = own_modules(object$networks$inputs)
+  )
+}
+
+#' @rdname varying
+#' @export
+update_random_effects.varyingModNN <- function(object, newdata, ...) {
+  if (!is.data.frame(newdata)) {
+    stop("newdata must be a data frame.", call. = FALSE)
+  }
+  frame <- new_frame(object, as_plain_frame(newdata))
+  y <- response_of(frame)
+  if (any(is.infinite(y))) {
+    stop(sprintf("the response '%s' has infinite values in the new rows.", names(frame)[1L]), call. = FALSE)
+  }
+  X <- keep_columns(object, stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts))
+  offset <- stats::model.offset(frame)
+  rest <- y - as.vector(X %*% object$beta) - (if (is.null(offset)) 0 else offset)
+  network <- object$networks$inputs[[1L]]
+  inputs <- network_inputs(network, frame, network$levels)$values
+  group <- group_factor(object$varying[[1L]]$group, frame)
+  sent <- send_varying_fit(object)
+  meta <- c(sent$meta, list(rows = nrow(frame), width = ncol(inputs), q = nlevels(group)))
+  buffers <- c(sent$buffers, as_buffers(as.integer(group) - 1L), as_buffers(inputs), as_buffers(rest))
+  arrays <- call_python("update_varying", meta, buffers, sent$modules)$arrays
+  with_levels(object, levels(group), arrays$effects, arrays$variances)
+}
+
+# The fit with deviations of some levels, new ones or known ones.
+with_levels <- function(object, levels, effects, variances) {
+  parameters <- colnames(object$effects)
+  all <- union(rownames(object$effects), levels)
+  old <- rownames(object$effects)
+  known <- object$effects
+  object$effects <- matrix(0, length(all), length(parameters), dimnames = list(all, parameters))
+  object$effects[old, ] <- known
+  object$effects[levels, ] <- matrix(effects, ncol = length(parameters), byrow = TRUE)
+  before <- object$variances
+  after <- posterior_variances(variances, list(levels, parameters))
+  if (length(dim(before)) == 3L) {
+    object$variances <- array(0, c(dim(before)[1:2], length(all)), list(parameters, parameters, all))
+    object$variances[, , old] <- before
+    object$variances[, , levels] <- after
+  } else {
+    object$variances <- matrix(0, length(all), length(parameters), dimnames = list(all, parameters))
+    object$variances[old, ] <- before
+    object$variances[levels, ] <- after
+  }
+  object$flist[[1L]] <- factor(object$flist[[1L]], all)
+  object
+}
