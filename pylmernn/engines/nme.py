@@ -11,7 +11,8 @@ eta, f is linearised in eta at the modes, with derivatives J:
 
 As in method "alternating", deviations come into the training of theta_bar from nothing to all in the first half of the
 epochs, and the best epoch by held-out rows and groups is kept. The variances given theta_bar are estimated on all rows:
-exactly, by the linear mixed model on the features of the last layer, where only that one varies; else by EM.
+exactly, by the linear mixed model on the features of the last layer, where only that one varies; else by EM. With
+``Training(preset="faithful")`` the paper's own objective and annealing: :mod:`pylmernn.engines.nme_faithful`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pylmernn.engines import nme_faithful
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.estimates import Convergence
@@ -124,10 +127,17 @@ def fit(
     control = control or Control()
     begun = time.perf_counter()
     model = VaryingModel(design, control)
-    best, history, stopped = train(model, callback)
-    model.restore(best.state)
-    model.absorb_scale()
-    found = given_trunk(model, REML, control) if model.selected.linear else model.settle()
+    if control.training.preset == "faithful":
+        history, stopped = nme_faithful.train(model, control.training.epochs), ""
+        chosen = 1 + int(np.argmin(history["loss"]))
+        model.absorb_scale()
+        found = model.given(model.portions(torch.arange(design.n)))
+    else:
+        best, history, stopped = train(model, callback)
+        chosen = best.epoch
+        model.restore(best.state)
+        model.absorb_scale()
+        found = given_trunk(model, REML, control) if model.selected.linear else model.settle()
     model.absorb_bias()
     offset = 0.0 if design.offset is None else design.offset
     message = "; ".join(text for text in (stopped, found.message) if text)
@@ -138,7 +148,7 @@ def fit(
         beta=model.beta.numpy(),
         fixed_covariance=found.fixed_covariance,
         sigma=found.sigma,
-        networks=model.networks(best.epoch, history),
+        networks=model.networks(chosen, history),
         selected=model.selected,
         effects=found.effects,
         variances=found.variances,

@@ -32,8 +32,7 @@ FULL = 12  # parameters that vary up to which a plain bar has a full covariance 
 RANK = 6  # of the deviations beyond
 FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
 EM_STEPS = 3  # between two epochs
-LAST_ROUNDS, LAST_STEPS = 15, 20  # of the variances given theta_bar
-LAST_SWEEPS = 5  # where the rows are in parts
+LAST_ROUNDS, LAST_STEPS, LAST_SWEEPS = 15, 20, 5  # given theta_bar; sweeps where the rows are in parts
 LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
 PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced rank stand for before the data speak
 COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
@@ -160,7 +159,7 @@ class VaryingModel:
         if len(self.rows) * self.selected.size <= PORTION:
             self.solve(self.rows, self.groups, EM_STEPS)
         else:
-            self.solve(*self._portions(self.rows)[0], 1)
+            self.solve(*self.portions(self.rows)[0], 1)
         if not torch.isfinite(self.eta).all():
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
@@ -219,7 +218,7 @@ class VaryingModel:
             self.factor = factor_of(second)
         return deviance
 
-    def _portions(self, rows: Tensor) -> list[tuple[Tensor, Groups]]:
+    def portions(self, rows: Tensor) -> list[tuple[Tensor, Groups]]:
         """Rows of random groups, in parts whose derivatives fit into memory; a group is in one part."""
         codes = self.codes[rows]
         place = torch.from_numpy(self.trainer.rng.permutation(self.term.n_levels))[codes]
@@ -317,18 +316,20 @@ class VaryingModel:
 
     def settle(self) -> Given:
         """Deviations and variances given theta_bar, on all rows, by EM."""
-        parts = self._portions(torch.arange(self.design.n))
+        parts = self.portions(torch.arange(self.design.n))
         message = "the likelihood was still rising when EM stopped"
         before = np.inf
         for _ in range(LAST_ROUNDS if len(parts) == 1 else LAST_SWEEPS):
-            if len(parts) > 1:
-                deviance = self._sweep(parts)
-            else:
-                deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance
+            together = len(parts) == 1
+            deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance if together else self._sweep(parts)
             if abs(before - deviance) < LAST_CHANGE:
                 message = ""
                 break
             before = deviance
+        return self.given(parts, message)
+
+    def given(self, parts: list[tuple[Tensor, Groups]], message: str = "") -> Given:
+        """What there is, with posterior variances and the deviance of the linearised model."""
         assert self.factor is not None
         deviance, variances = 0.0, torch.zeros(0)
         for rows, groups in parts:

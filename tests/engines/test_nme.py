@@ -97,6 +97,21 @@ def test_so_is_the_linearisation(data, y, x, monkeypatch):
     assert found.objective == pytest.approx(linear.estimates.objective, abs=0.05)
 
 
+def test_the_paper_has_smaller_variances():
+    """The authors' example: estimates within a standard error of REML, which is all that it asks for."""
+    z = ORTHODONT.assign(**{c: (ORTHODONT[c] - ORTHODONT[c].mean()) / ORTHODONT[c].std() for c in ("age", "distance")})
+    formula = "distance ~ nn(age, hidden=c(), standardize=FALSE) + (nn | Subject)"
+    fit = pylmernn.lmernn(formula, z, seed=1, control=settings(200, preset="faithful"))
+    slope, intercept = fit.fixef().iloc[[1, 0]]
+    assert slope == pytest.approx(0.50642, abs=0.0547)
+    assert intercept == pytest.approx(0.0, abs=0.1467)
+    found = fit.VarCorr()["Subject"].to_numpy()
+    assert found[1, 1] == pytest.approx(0.53113, abs=0.44)
+    modes = fit.ranef()["Subject"].var()
+    assert modes.iloc[1] == pytest.approx(0.4858, rel=0.15)  # of the REML fit's modes
+    assert fit.sigma() ** 2 < 0.20011  # no posterior variance is added
+
+
 def bending(seed, groups=40, per_group=15):
     """Curves whose phase and height differ by group."""
     rng = np.random.default_rng(seed)
@@ -163,7 +178,7 @@ def test_portions_share_out_the_groups(monkeypatch):
     design, _ = build("y ~ nn(x, hidden=c(4)) + (nn || g)", bending(5, 40, 12))
     whole = nme.fit(design, False, settings(40))
     monkeypatch.setattr(nme_model, "PORTION", 2000)
-    parts = nme_model.VaryingModel(design, settings(3))._portions(torch.arange(design.n))
+    parts = nme_model.VaryingModel(design, settings(3)).portions(torch.arange(design.n))
     assert len(parts) > 3
     assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(design.n))
     assert sum(groups.present for _, groups in parts) == 40
