@@ -1,9 +1,10 @@
 """The objective of Woerner et al. (2023), eq. 1 and 2, as their code has it, for the preset "faithful".
 
-Full batches, Adam on theta_bar and all eta_i at once, the mean squared error over sigma^2 plus the sum of
-``eta_i' Sigma^-1 eta_i`` over the number of rows; eta_i less their mean over persons. sigma^2 starts at 0.1 and is the loss of the last epoch; variances
-start at 1 and are those of the estimated deviations, but fall no faster than by the factor ``ANNEALING`` an epoch.
-Without the posterior variance they are smaller than those of the mixed model that it resembles.
+Full batches, Adam on theta_bar and all eta_i at once, the mean squared error over sigma^2 plus the sum of ``eta_i'
+Sigma^-1 eta_i`` over the number of rows; eta_i less their mean over persons. sigma^2 starts at 0.1 and is the loss of
+the last epoch; variances start at 1 and are those of the estimated deviations, but fall no faster than by the factor
+``ANNEALING`` an epoch. Without the posterior variance they are smaller than those of the mixed model that it
+resembles.
 """
 
 from __future__ import annotations
