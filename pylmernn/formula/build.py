@@ -95,7 +95,7 @@ def build(
     parsed = expand_dots(parsed, list(table.columns), [extra for extra in (weights, offset) if isinstance(extra, str)])
     networks = read_networks(parsed, nets)
     names = [call.name for call in networks]
-    parsed = split_bars(parsed, names, list(table.columns))
+    parsed = split_bars(parsed, names, list(table.columns), family == "crf")
     check_inputs(networks, parsed)
     fields = read_fields(parsed)
     env = Evaluator(table, {}, True, FUNCTIONS)
@@ -127,7 +127,8 @@ def build(
         [net_term(call, parts.variables) for call in networks],
         generalized=family is not None,
         classes=classes,
-        varying=[varying_term(bar, names, parts.groups) for bar in parsed.varying],
+        varying=[varying_term(bar, [*names, "crf"], parts.groups) for bar in parsed.varying],
+        sequences=family == "crf",
     )
     if family == "ordinal":
         design = _thresholds_for_intercept(design)

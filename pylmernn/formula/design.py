@@ -223,6 +223,7 @@ def make_design(
     generalized: bool = False,
     classes: Sequence[str] = (),
     varying: Sequence[VaryingTerm] = (),
+    sequences: bool = False,
 ) -> Design:
     """Check the arrays of a model, drop dependent columns of X and put the terms into lme4's order.
 
@@ -241,6 +242,8 @@ def make_design(
     classes : sequence of str, optional
         Names of the classes of a categorical response.
     varying : bars of networks, optional
+    sequences : bool, default False
+        Whether rows are sequences, which need no random effects.
 
     Returns
     -------
@@ -253,7 +256,7 @@ def make_design(
     """
     y = np.ascontiguousarray(y, dtype=np.float64)
     check_response(y, response)
-    if not random and not varying:
+    if not random and not varying and not sequences:
         raise DesignError("the formula has no random effects: add a term such as (1 | group), or fit a linear model.")
     _check_weights(weights, len(y))
     _check_finite_columns(X, fixed_names, "fixed effect")

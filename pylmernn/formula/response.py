@@ -14,7 +14,7 @@ from pylmernn.formula.formula import Formula
 from pylmernn.formula.nodes import Call, deparse
 from pylmernn.formula.values import Factor, Numeric, Value, as_factor
 
-CATEGORICAL = ("multinomial", "ordinal")
+CATEGORICAL = ("multinomial", "ordinal", "crf")
 MAX_CLASSES = 1000
 
 

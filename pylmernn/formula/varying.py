@@ -56,7 +56,7 @@ class VaryingTerm:
         return len(self.levels)
 
 
-def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str]) -> Formula:
+def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str], sequences: bool = False) -> Formula:
     """The formula with the bars of networks in ``varying`` and the other bars in ``random``.
 
     Parameters
@@ -65,6 +65,8 @@ def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str]) 
     nets : names of its networks
     columns : names of the columns of the data
         A column called ``nn`` comes first.
+    sequences : bool, default False
+        Whether ``crf`` means the transitions between states.
 
     Raises
     ------
@@ -84,9 +86,9 @@ def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str]) 
                 f"{bar.group_label})."
             )
         name = _net_of(names[0], (*nets, *RESERVED))
-        if name == "crf" and name not in nets:
-            raise DesignError(f"{bar.label}: this version does not fit sequences by lmernn() or glmernn() yet.")
-        if name not in nets:
+        if name == "crf" and name not in nets and not sequences:
+            raise DesignError(f"{bar.label}: transitions belong to sequences: use glmernn() with family='crf'.")
+        if name not in (*nets, *(["crf"] if sequences else [])):
             raise DesignError(f"{bar.label}: the formula has no network '{name}': add a term such as nn(x1, x2).")
         varying.append(bar)
     if not varying:
@@ -97,9 +99,18 @@ def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str]) 
             f"{ordinary[0].label}: this version does not fit columns that vary by group beside {varying[0].label}: "
             "take one of them out."
         )
-    if len(varying) > 1 or len(parse(f"y ~ (1 | {varying[0].group_label})").random) > 1:
+    if (
+        len({_is_crf(bar, nets) for bar in varying}) < len(varying)
+        or len({bar.group_label for bar in varying}) > 1
+        or len(parse(f"y ~ (1 | {varying[0].group_label})").random) > 1
+    ):
         raise DesignError(f"{varying[-1].label}: this version lets a network vary by one factor only.")
     return replace(formula, random=(), varying=tuple(varying))
+
+
+def _is_crf(bar: Bar, nets: Sequence[str]) -> bool:
+    """Whether a bar is one of transitions."""
+    return "crf" not in nets and "crf" in names_in(bar.lhs)
 
 
 def varying_term(bar: Bar, nets: Sequence[str], groups: Mapping[str, Factor]) -> VaryingTerm:

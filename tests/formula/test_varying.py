@@ -56,7 +56,7 @@ def test_brackets_are_written_back():
         ("y ~ nn(x) + (nn | g) + (nn.last | h)", "vary by one factor"),
         ("y ~ nn(x) + (nn | g/h)", "vary by one factor"),
         ("y ~ nn(x) + (nn[1] | g)", "name one parameter in quotes"),
-        ("y ~ x + (crf | g)", "does not fit sequences"),
+        ("y ~ x + (crf | g)", "transitions belong to sequences"),
         ("y ~ nn(g) + (nn | g)", "'g' is the grouping factor"),
         ("y ~ nn(x) + (nn.last | k)", "the grouping factor 'k' .* has 1 level"),
     ],
