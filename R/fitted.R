@@ -27,13 +27,15 @@ fitted.merModNN <- function(object, ...) {
 # Fitted values of the rows that were used, named by row; means where the model is generalized.
 fitted_rows <- function(object) {
   if (inherits(object, "varyingModNN")) {
-    return(stats::setNames(object$fitted, row.names(object$frame)))
+    return(varying_means(object, object$fitted, row.names(object$frame)))
   }
   eta <- linear_predictor(object)
   stats::setNames(if (isGLMM(object)) object$family$linkinv(eta) else eta, row.names(object$frame))
 }
 
-linear_predictor <- function(object) fixed_predictor(object) + random_predictor(object)
+linear_predictor <- function(object) {
+  if (inherits(object, "varyingModNN")) object$fitted else fixed_predictor(object) + random_predictor(object)
+}
 
 # X beta + offset.
 fixed_predictor <- function(object) {

@@ -29,9 +29,10 @@
 #' @param method `"pirls"` fits models without networks. With networks, `"alternating"` trains them between steps that
 #'   find the random effects and their variances on all rows; `"lmmnn"` trains on the quadrature likelihood of Simchoni
 #'   and Rosset (2023), for one grouping factor; `"mcem"` is the Monte Carlo EM algorithm of Tschalzev et al. (2024),
-#'   which also fits multinomial models, with or without networks. `"auto"` chooses: `"mcem"` for multinomial models
-#'   and, with networks, where levels have few binary rows or crossed factors are large; else `"alternating"` or
-#'   `"pirls"`.
+#'   which also fits multinomial models, with or without networks; `"nme"` lets parameters of a network vary by group,
+#'   `(nn.last | g)`, as [lmernn()] does, and gives a fit of class `varyingModNN`, see [varying]. `"auto"` chooses:
+#'   `"nme"` for such bars; `"mcem"` for multinomial models and, with networks, where levels have few binary rows or
+#'   crossed factors are large; else `"alternating"` or `"pirls"`.
 #' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
 #'   `dense_limit`. Of the training of networks: those of [lmernn()]. Of method `"mcem"`: `sampler` (`"polya-gamma"`
 #'   for binomial and multinomial models, `"nuts"` for all, `"auto"`), `chains`, `draws` (kept of each) and `warmup`
@@ -61,10 +62,6 @@ glmernn <- function(formula, data = NULL, family = stats::binomial, nAGQ = 1L, w
                    progress = isTRUE(progress))
   if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
   parsed <- parse_formula(formula, data, nets)
-  if (length(parsed$varying)) {
-    stop(sprintf("%s: this version lets networks vary by group in lmernn() only.", parsed$varying[[1L]]$label),
-         call. = FALSE)
-  }
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
   frame <- with_classes(frame, settings$family)
@@ -216,6 +213,11 @@ estimate_generalized <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings)
   if (length(settings$control) == 0L) meta$control <- NULL
+  if (length(model$varying)) {
+    meta$formula <- deparse1(model$formula)
+    reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
+    return(new_varying_fit(model, settings, reply))
+  }
   reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
   if (reply$family == "multinomial") {
     return(new_multinomial_fit(model, settings, reply))

@@ -8,10 +8,16 @@
 #' the layers below are those of a linear mixed model; else the network is linearised at the modes.
 #'
 #' The log-likelihood is that of these models. What needs the training to be repeated is left to `update()`: there is
-#' no `refit()`, `anova()`, `drop1()`, `simulate()` or `confint()`. Verbs of [lmernn()]'s fits that are not listed here
-#' work too: `fitted()`, `residuals()`, `sigma()`, `formula()`, `nobs()`, [ngrps()], [history()], [with_nets()].
+#' no `refit()`, `anova()`, `drop1()`, `simulate()` or `confint()`.
 #'
-#' @param object,x,fit A fit by [lmernn()] of a network that varies by group, or what its verbs return.
+#' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
+#' multinomial model has one output for each class, and all classes' parameters vary together.
+#'
+#' Verbs of other fits that are not listed here work too: `fitted()` (means; of several classes probabilities, rows by
+#' classes), `sigma()`, `formula()`, `nobs()`, `deviance()` (-2 times the log-likelihood), [ngrps()], [history()],
+#' [with_nets()].
+#'
+#' @param object,x,fit A fit by [lmernn()] or [glmernn()] of a network that varies by group, or what its verbs return.
 #' @param network Whether `theta_bar` of what varies comes after the linear coefficients.
 #' @param condVar Whether posterior variances come along, as attribute `"postVar"`: an array, parameters x parameters x
 #'   levels, or a matrix of variances, levels x parameters, where Sigma is diagonal or of reduced rank.
@@ -26,7 +32,10 @@
 #' @param average So many draws of deviations from their distribution, over which predictions for new levels (and for
 #'   all levels with `re.form = NA`) are averaged. A network that bends in its parameters has another mean there.
 #' @param seed Of these draws.
-#' @param type `"link"` or `"response"`: the same here.
+#' @param type Of predictions of [glmernn()]'s fits: `"link"` (linear predictors), `"response"` (means; of several
+#'   classes probabilities, rows by classes), `"prob"` (probabilities, also of two classes) or `"class"` (the most likely
+#'   one); averages need one of the last three. Of linear models `"link"` and `"response"` are the same. Of residuals as
+#'   in [residuals.glmerModNN()].
 #' @param kind What to draw, as in [plot.merModNN()]: `"residuals"`, `"predicted"` or `"history"`.
 #' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
 #' @param tol A standard deviation (relative to sigma) of a direction of the deviations below this is singular.
@@ -55,13 +64,14 @@ NULL
 # linear coefficients, D parameters that vary and q levels:
 #
 # varying                the bar, as varying_bars() has it, in a list
-# beta, theta_bar        p linear coefficients, D parameters of the generic network
+# beta, theta_bar        p linear coefficients (p C of multinomial models, "x:b"), D parameters of the generic network
 # layers                 the layer of each of these parameters
 # effects, variances     q x D; D x D x q, or q x D where only variances are known
 # factor                 L with Sigma = L L', D x k, or a vector of standard deviations where Sigma is diagonal
 # fixed_covariance       p x p, or NULL
-# fitted                 n values, deviations included
-# exact, n_variances, text, variances_text
+# fitted                 linear predictors, deviations included: n, or n x C
+# exact, df, text, variances_text
+# family, phi            of generalized models
 estimate_varying <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings, list(formula = deparse1(model$formula)))
@@ -74,16 +84,19 @@ new_varying_fit <- function(model, settings, reply) {
   group <- model$varying[[1L]]$label_group
   names <- list(levels(model$varying_groups[[1L]]), reply$labels)
   D <- length(reply$labels)
+  first <- is_family(settings$family, "ordinal") # its X comes without the intercept
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
   kept <- setdiff(seq_len(ncol(model$X)), dropped)
-  p <- length(kept)
   fixed <- colnames(model$X)[kept]
+  several <- length(arrays$beta) > length(fixed)
+  if (several) fixed <- as.vector(t(outer(fixed, model$classes, paste, sep = ":")))
+  p <- length(fixed)
   structure(
     list(
       call = NULL, formula = model$formula, frame = model$frame, fixed = model$fixed, bars = list(),
       varying = model$varying, flist = shared_factors(model$varying_groups, group),
       cnms = stats::setNames(list(reply$labels), group),
-      kept = kept, dropped = stats::setNames(dropped, colnames(model$X)[dropped]),
+      kept = kept + first, dropped = stats::setNames(dropped + first, colnames(model$X)[dropped]),
       REML = reply$REML, method = reply$method, settings = settings,
       beta = stats::setNames(arrays$beta, fixed), theta_bar = stats::setNames(arrays$theta_bar, reply$labels),
       layers = reply$layers, sigma = reply$sigma,
@@ -93,14 +106,26 @@ new_varying_fit <- function(model, settings, reply) {
       fixed_covariance = if (length(arrays$fixed_covariance)) {
         matrix(arrays$fixed_covariance, p, p, dimnames = list(fixed, fixed))
       },
-      fitted = arrays$fitted, objective = reply$objective, exact = reply$exact, n_variances = reply$n_variances,
+      fitted = per_class(arrays$fitted, reply$networks$outputs),
+      objective = reply$objective, exact = reply$exact, df = reply$df,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)), scales_differ = reply$scales_differ,
       text = reply$text, variances_text = as.character(unlist(reply$variances_text)),
-      networks = keep_networks(model$networks, reply, model$frame)
+      networks = keep_networks(model$networks, reply, model$frame),
+      family = if (!is.null(reply$family)) varying_family(reply), phi = arrays$phi
     ),
-    class = c("varyingModNN", "merModNN")
+    class = c(if (!is.null(reply$family)) "glmerVaryingModNN", "varyingModNN", "merModNN")
   )
 }
+
+varying_family <- function(reply) {
+  if (reply$family == "multinomial") {
+    return(structure(list(family = "multinomial", link = "softmax"), class = "family"))
+  }
+  family_object(reply$family, reply$link, reply$arrays$phi)
+}
+
+# Numbers that Python wrote row by row, with a column for each class where there are several.
+per_class <- function(values, outputs) if (outputs > 1L) matrix(values, ncol = outputs, byrow = TRUE) else values
 
 # D x D x q of matrices (symmetric, so rows are columns), or q x D of variances alone; `names`: levels and parameters.
 posterior_variances <- function(values, names) {
@@ -181,7 +206,7 @@ VarCorr.varyingModNN <- function(x, sigma = 1, ...) {
     diag(correlation) <- 1
     structure(covariance, stddev = sd, correlation = correlation)
   })
-  structure(terms, sc = x$sigma, useSc = TRUE, correlated = is.matrix(x$factor), text = x$variances_text,
+  structure(terms, sc = x$sigma, useSc = !isGLMM(x), correlated = is.matrix(x$factor), text = x$variances_text,
             class = "VarCorr.varyingModNN")
 }
 
@@ -197,7 +222,8 @@ as.data.frame.VarCorr.varyingModNN <- function(x, row.names = NULL, optional = F
       vcov = c(diag(term), term[at]), sdcor = c(attr(term, "stddev"), attr(term, "correlation")[at]), row.names = NULL
     )
   })
-  residual <- data.frame(grp = "Residual", var1 = NA, var2 = NA, vcov = attr(x, "sc")^2, sdcor = attr(x, "sc"))
+  sc <- attr(x, "sc")
+  residual <- if (attr(x, "useSc")) data.frame(grp = "Residual", var1 = NA, var2 = NA, vcov = sc^2, sdcor = sc)
   do.call(rbind, c(rows, list(residual)))
 }
 
@@ -211,7 +237,7 @@ print.VarCorr.varyingModNN <- function(x, ...) {
   spread <- vapply(x, function(term) sqrt(mean(diag(term))), 0)
   shown <- data.frame(parameters = vapply(x, nrow, 0L), "mean Std.Dev." = spread, check.names = FALSE)
   print(shown, digits = 4L)
-  cat(sprintf("Residual: %.4g\n", attr(x, "sc")))
+  if (attr(x, "useSc")) cat(sprintf("Residual: %.4g\n", attr(x, "sc")))
   invisible(x)
 }
 
@@ -235,8 +261,7 @@ isSingular.varyingModNN <- function(x, tol = 1e-4, ...) {
 #' @export
 logLik.varyingModNN <- function(object, REML = object$REML, ...) {
   n <- nobs(object)
-  df <- length(object$beta) + length(object$theta_bar) + object$n_variances + 1L
-  structure(-criterion(object, REML) / 2, nobs = n, nall = n, df = df, class = "logLik")
+  structure(-criterion(object, REML) / 2, nobs = n, nall = n, df = object$df, class = "logLik")
 }
 
 #' @rdname varying
@@ -292,7 +317,7 @@ partial_dependence.varyingModNN <- function(x, ...) {
 #' @rdname varying
 #' @export
 plot.varyingModNN <- function(x, kind = "residuals", ...) {
-  kinds <- c("residuals", "predicted", "history")
+  kinds <- c(if (!has_classes(x)) c("residuals", "predicted"), "history")
   if (!isTRUE(kind %in% kinds)) {
     not_varying(sprintf("plot(kind = \"%s\")", format(kind)[1L]), paste("use one of", paste(kinds, collapse = ", ")))
   }

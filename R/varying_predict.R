@@ -3,26 +3,70 @@
 #' @rdname varying
 #' @export
 predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, allow.new.levels = FALSE,
-                                 na.action = stats::na.pass, average = 0, seed = 0, type = c("link", "response"), ...) {
+                                 na.action = stats::na.pass, average = 0, seed = 0,
+                                 type = c("link", "response", "prob", "class"), ...) {
   extra <- ...names_or_numbers(...)
   if (length(extra)) {
     stop(sprintf("predict() of a network that varies by group has no argument '%s'.", extra[1L]), call. = FALSE)
   }
-  match.arg(type)
+  type <- match.arg(type)
   if (!is.numeric(average) || length(average) != 1L || !isTRUE(average >= 0 && average == round(average))) {
     stop(sprintf("average is %s: give a number of draws, or 0 for none.", deparse1(average)), call. = FALSE)
   }
+  check_varying_type(object, type, average)
   generic <- without_deviations(re.form)
-  if (is.null(newdata) && !generic) {
-    return(fitted(object))
-  }
   rows <- if (is.null(newdata)) {
-    generic_rows(object)
+    fitted_rows_of(object, generic)
   } else {
     varying_rows(object, newdata, !generic, allow.new.levels, na.action)
   }
-  values <- rows$fixed + varying_values(object, rows, average, seed)
-  stats::napredict(rows$na.action, stats::setNames(values, rows$names))
+  linear <- if (isGLMM(object)) 0 else average
+  eta <- if (is.null(rows$eta)) rows$fixed + varying_values(object, rows, linear, seed) else rows$eta
+  if (!isGLMM(object) || type == "link") {
+    return(stats::napredict(rows$na.action, named_rows(object, eta, rows$names)))
+  }
+  values <- varying_means(object, eta, rows$names)
+  unseen <- which(rows$codes == 0L & rowSums(is.na(rows$inputs)) == 0)
+  if (average && length(unseen)) {
+    averages <- varying_averages(object, rows, unseen, average, seed)
+    if (is.matrix(values)) values[unseen, ] <- averages else values[unseen] <- averages
+  }
+  if (type != "response" && !is.matrix(values)) {
+    values <- structure(cbind(1 - values, values), dimnames = list(rows$names, response_names(object)))
+  }
+  values <- stats::napredict(rows$na.action, values)
+  if (type == "class") most_likely(values, is_ordinal(object)) else values
+}
+
+# Whether the response is one of several classes, which ordinal and multinomial models have.
+has_classes <- function(object) is_categorical(object$settings$family)
+
+check_varying_type <- function(object, type, average) {
+  if (type %in% c("prob", "class") && !has_classes(object) && !identical(object$family$family, "binomial")) {
+    stop(sprintf("type = \"%s\" is for classes: use type = \"response\".", type), call. = FALSE)
+  }
+  if (isGLMM(object) && type == "link" && average > 0) {
+    stop("average is for means and probabilities: use type = \"response\" with it.", call. = FALSE)
+  }
+}
+
+# Linear predictors with names of rows, and of classes where there are several.
+named_rows <- function(object, eta, names) {
+  if (!is.matrix(eta)) {
+    return(stats::setNames(eta, names))
+  }
+  structure(eta, dimnames = list(names, response_names(object)))
+}
+
+# Means of the response at linear predictors; probabilities, rows by classes, where it is one of several classes.
+varying_means <- function(object, eta, names) {
+  if (!isGLMM(object)) {
+    return(stats::setNames(eta, names))
+  }
+  kind <- object$family$family
+  means <- switch(kind, multinomial = softmax(eta), ordinal = object$family$probabilities(eta),
+                  object$family$linkinv(eta))
+  named_rows(object, means, names)
 }
 
 # Whether re.form asks for the generic network.
@@ -37,11 +81,21 @@ without_deviations <- function(re.form) {
   TRUE
 }
 
+# X beta and offset: m, or m x C where there are several classes.
+linear_part <- function(object, X, offset) {
+  if (object$networks$outputs == 1L) {
+    return(as.vector(X %*% object$beta) + offset)
+  }
+  unname(X %*% matrix(object$beta, ncol(X), byrow = TRUE)) + offset
+}
+
 # What a prediction is made from: `fixed` (X beta and offset), codes (0: generic, NA: a missing level), inputs of the
-# network, names of the rows, na.action for padding. Here the rows of the fit, none with a level.
-generic_rows <- function(object) {
-  n <- nrow(object$frame)
-  list(fixed = fixed_predictor(object), codes = integer(n),
+# network, names of the rows, na.action for padding, `eta` where it is known. Here the rows of the fit, with their
+# levels or with none.
+fitted_rows_of <- function(object, generic) {
+  offset <- stats::model.offset(object$frame)
+  list(fixed = linear_part(object, fixed_matrix(object), if (is.null(offset)) 0 else offset),
+       eta = if (!generic) object$fitted, codes = as.integer(object$flist[[1L]]) * !generic,
        inputs = network_inputs(object$networks$inputs[[1L]], object$frame)$values,
        names = row.names(object$frame), na.action = attr(object$frame, "na.action"))
 }
@@ -58,7 +112,7 @@ varying_rows <- function(object, newdata, with_levels, allow.new.levels, na.acti
   kept <- rows_without_missing(object, newdata, parts, na.action)
   X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
   list(
-    fixed = as.vector(X %*% object$beta) + new_offset(object, kept$data),
+    fixed = linear_part(object, X, new_offset(object, kept$data)),
     codes = if (with_levels) varying_codes(object, kept$data, allow.new.levels) else integer(nrow(kept$data)),
     inputs = new_inputs(object, kept$data)[[1L]], names = row.names(kept$data), na.action = kept$na.action
   )
@@ -83,7 +137,19 @@ varying_values <- function(object, rows, average, seed) {
                             seed = as.integer(seed)))
   buffers <- c(sent$buffers, as_buffers(ifelse(is.na(codes), -1L, codes - 1L)), as_buffers(rows$inputs))
   values <- call_python("varying_values", meta, buffers, sent$modules)$arrays$values
-  replace(values, is.nan(values) | is.na(codes), NA_real_)
+  values <- per_class(values, object$networks$outputs)
+  replace(values, is.nan(values) | rep(is.na(codes), NCOL(values)), NA_real_)
+}
+
+# Mean responses of a generalized model at some rows, over draws of deviations.
+varying_averages <- function(object, rows, at, average, seed) {
+  sent <- send_varying_fit(object)
+  fixed <- as.matrix(rows$fixed)[at, , drop = FALSE]
+  meta <- c(sent$meta, list(rows = length(at), width = ncol(rows$inputs), average = as.integer(average),
+                            seed = as.integer(seed)))
+  buffers <- c(sent$buffers, as_buffers(rows$inputs[at, , drop = FALSE]), as_buffers(fixed))
+  means <- call_python("varying_averages", meta, buffers, sent$modules)$arrays$means
+  per_class(means, length(means) / length(at))
 }
 
 # A fit as rvarying.py reads it: list(meta, buffers, modules).
@@ -96,8 +162,9 @@ send_varying_fit <- function(object) {
   list(
     meta = list(networks = kept$meta, selector = bar$selector, label = bar$label, input_names = as_array(inputs$names),
                 n_levels = nrow(object$effects), shape = as_array(shape), sigma = object$sigma,
-                in_full = length(dim(object$variances)) == 3L),
-    buffers = c(kept$buffers, as_buffers(object$factor), as_buffers(object$effects)),
+                in_full = length(dim(object$variances)) == 3L, family = object$settings$family),
+    buffers = c(kept$buffers, as_buffers(object$factor), as_buffers(object$effects),
+                if (isGLMM(object)) as_buffers(object$phi)),
     modules = own_modules(object$networks$inputs)
   )
 }
@@ -109,19 +176,21 @@ update_random_effects.varyingModNN <- function(object, newdata, ...) {
     stop("newdata must be a data frame.", call. = FALSE)
   }
   frame <- new_frame(object, as_plain_frame(newdata))
-  y <- response_of(frame)
-  if (any(is.infinite(y))) {
+  observed <- observed_in(frame, object$settings$family)
+  if (any(is.infinite(observed$y))) {
     stop(sprintf("the response '%s' has infinite values in the new rows.", names(frame)[1L]), call. = FALSE)
   }
   X <- keep_columns(object, stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts))
   offset <- stats::model.offset(frame)
-  rest <- y - as.vector(X %*% object$beta) - (if (is.null(offset)) 0 else offset)
+  fixed <- linear_part(object, X, if (is.null(offset)) 0 else offset)
+  weights <- if (is.null(observed$weights)) rep(1, nrow(frame)) else as.double(observed$weights)
   network <- object$networks$inputs[[1L]]
   inputs <- network_inputs(network, frame, network$levels)$values
   group <- group_factor(object$varying[[1L]]$group, frame)
   sent <- send_varying_fit(object)
   meta <- c(sent$meta, list(rows = nrow(frame), width = ncol(inputs), q = nlevels(group)))
-  buffers <- c(sent$buffers, as_buffers(as.integer(group) - 1L), as_buffers(inputs), as_buffers(rest))
+  buffers <- c(sent$buffers, as_buffers(as.integer(group) - 1L), as_buffers(inputs), as_buffers(fixed),
+               as_buffers(as.double(observed$y)), if (isGLMM(object)) as_buffers(weights))
   arrays <- call_python("update_varying", meta, buffers, sent$modules)$arrays
   with_levels(object, levels(group), arrays$effects, arrays$variances)
 }

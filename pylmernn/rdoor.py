@@ -40,7 +40,7 @@ from pylmernn.rgeneralized import (
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
 from pylmernn.rsettings import read_control
-from pylmernn.rvarying import send_varying, update_varying, varying_values
+from pylmernn.rvarying import send_varying, update_varying, varying_averages, varying_values
 
 __all__ = [
     "fit_generalized",
@@ -49,6 +49,7 @@ __all__ = [
     "predictor_variance",
     "update_class_effects",
     "update_varying",
+    "varying_averages",
     "varying_values",
 ]
 

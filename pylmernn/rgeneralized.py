@@ -23,6 +23,7 @@ from pylmernn.glm import check_design, separation
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_new_rows
 from pylmernn.rreplies import Reply, answer, send_draws, send_estimates, send_networks, send_search
 from pylmernn.rsettings import read_control
+from pylmernn.rvarying import send_varying
 
 
 @answer
@@ -47,6 +48,8 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
         raise DesignError(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
+    if design.varying:
+        return send_varying(meta["formula"], design, estimates)
     if isinstance(estimates, MultinomialEstimates):
         return _send_multinomial(terms, design, estimates)
     header, arrays = send_estimates(terms, design, estimates)

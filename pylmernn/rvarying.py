@@ -5,13 +5,15 @@ What needs torch is imported where it is used: linear models go through the same
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pylmernn.formula.design import Design
+from pylmernn.families import read_family
+from pylmernn.formula.design import Design, FloatArray
 from pylmernn.rprotocol import CONVERGED, Reader, read_networks
 from pylmernn.rreplies import Reply, answer, send_networks, send_search
 
@@ -25,13 +27,17 @@ def send_varying(formula: str, design: Design, estimates: VaryingEstimates) -> R
     """What a fit of a network that varies by group replies.
 
     The header has labels and layers of what varies, ``shape`` of the factor (one number for a diagonal covariance
-    matrix), and the texts of the fit and of its variances; the arrays are beta, theta_bar, effects (q, D), variances
-    (q, D, D) or (q, D), factor, fitted (n,) and those of the network.
+    matrix), and the texts of the fit and of its variances; the arrays are beta (p,) or (p, C), theta_bar, effects
+    (q, D), variances (q, D, D) or (q, D), factor, fitted (n,) or (n, C) and those of the network. Generalized models
+    add family, link and phi; their ``fitted`` are linear predictors.
     """
+    from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
     from pylmernn.fit.varying import VaryingFit
+    from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
 
     frame: Any = SimpleNamespace(formula=formula)  # data frames and what reads them stay in R
-    fit = VaryingFit(design, estimates, frame, {})
+    generalized = isinstance(estimates, GeneralizedVaryingEstimates)
+    fit = (GeneralizedVaryingFit if generalized else VaryingFit)(design, estimates, frame, {})
     header, arrays = send_search([], design, estimates.method, estimates.convergence)
     header["networks"], kept = send_networks(estimates.networks, design)
     header |= {
@@ -41,14 +47,14 @@ def send_varying(formula: str, design: Design, estimates: VaryingEstimates) -> R
         "exact": estimates.exact,
         "labels": estimates.selected.labels,
         "layers": estimates.selected.layers,
-        "n_variances": estimates.n_variances,
+        "df": fit.logLik().df,
         "shape": estimates.factor.shape,
         "text": fit.summary().splitlines(),
         "variances_text": str(fit.VarCorr()).splitlines() if estimates.selected.size <= SHOWN else [],
     }
     arrays |= {
         "beta": estimates.beta,
-        "theta_bar": fit.fixef().to_numpy()[design.p :],
+        "theta_bar": fit.fixef().to_numpy()[estimates.beta.size :],
         "effects": estimates.effects,
         "variances": estimates.variances,
         "factor": estimates.factor,
@@ -56,17 +62,26 @@ def send_varying(formula: str, design: Design, estimates: VaryingEstimates) -> R
     }
     if estimates.fixed_covariance is not None:
         arrays["fixed_covariance"] = estimates.fixed_covariance
+    if isinstance(estimates, GeneralizedVaryingEstimates) and estimates.family is not None:
+        header |= {"family": estimates.family.name, "link": estimates.family.link.name}
+        arrays["phi"] = np.atleast_1d(estimates.phi)
     return header, arrays | kept
 
 
-def read_varying(meta: Mapping[str, Any], read: Reader) -> VaryingEstimates:
+def read_varying(meta: Mapping[str, Any], read: Reader) -> Any:
     """What predictions need of a fit.
 
     ``meta`` has ``networks`` (see :func:`~pylmernn.rprotocol.read_networks`), ``selector``, ``label`` and
     ``input_names`` of the bar, ``n_levels``, ``shape`` of the factor, ``sigma``, and ``in_full``: whether posterior
-    variances are matrices. The buffers are those of the network, the factor, then the effects (q, D).
+    variances are matrices. The buffers are those of the network, the factor, the effects (q, D), then phi where
+    ``meta["family"]`` says that the model is generalized.
+
+    Returns
+    -------
+    VaryingEstimates or GeneralizedVaryingEstimates
     """
     from pylmernn.engines.nme import VaryingEstimates
+    from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
     from pylmernn.mean.networks import build
     from pylmernn.mean.varying import select
 
@@ -75,7 +90,7 @@ def read_varying(meta: Mapping[str, Any], read: Reader) -> VaryingEstimates:
     selected = select(module, meta["selector"], meta["label"], meta["input_names"])
     q, size = meta["n_levels"], selected.size
     factor = read.array(tuple(meta["shape"]))
-    return VaryingEstimates(
+    known = VaryingEstimates(
         method="nme",
         REML=False,
         beta=np.empty(0),
@@ -91,6 +106,11 @@ def read_varying(meta: Mapping[str, Any], read: Reader) -> VaryingEstimates:
         exact=False,
         convergence=CONVERGED,
     )
+    if not meta.get("family"):
+        return known
+    family, phi = read_family(meta["family"]), read.vector()
+    fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+    return GeneralizedVaryingEstimates(**fields, family=family, phi=phi if family.absorbs_constant else float(phi[0]))
 
 
 @answer
@@ -112,14 +132,43 @@ def varying_values(meta: dict[str, Any], read: Reader) -> Reply:
 
 
 @answer
+def varying_averages(meta: dict[str, Any], read: Reader) -> Reply:
+    """Means of the response of a generalized model at rows of new groups, over ``meta["average"]`` draws.
+
+    After the fit (see :func:`read_varying`) come the inputs of ``meta["rows"]`` rows, then their linear predictors but
+    for the network, (m,) or (m, C).
+    """
+    from pylmernn.engines.nme_generalized_predict import averaged_means
+
+    estimates = read_varying(meta, read)
+    inputs = np.ascontiguousarray(read.matrix(meta["rows"], meta["width"]))
+    fixed = _linear_part(meta, read, estimates.networks.specs[0].outputs)
+    return {}, {"means": averaged_means(estimates, inputs, fixed, meta["average"], meta["seed"])}
+
+
+def _linear_part(meta: Mapping[str, Any], read: Reader, outputs: int) -> FloatArray:
+    """Linear predictors but for the network: (m,), or (m, C) of multinomial models."""
+    return np.array(read.vector() if outputs == 1 else read.matrix(meta["rows"], outputs))
+
+
+@answer
 def update_varying(meta: dict[str, Any], read: Reader) -> Reply:
     """Deviations of ``meta["q"]`` groups from ``meta["rows"]`` rows of theirs: effects (q, D) and their variances.
 
-    After the fit (see :func:`read_varying`) come the codes, the inputs, then the response less offset and ``X beta``.
+    After the fit (see :func:`read_varying`) come the codes, the inputs, offset and ``X beta`` (m,) or (m, C), the
+    responses, then the weights of generalized models.
     """
-    from pylmernn.engines.nme_predict import new_effects
+    from pylmernn.engines import nme_generalized_predict, nme_predict
+    from pylmernn.engines.nme_working import Rows
 
     estimates = read_varying(meta, read)
+    outputs = estimates.networks.specs[0].outputs
     codes, inputs = read.integers(), np.ascontiguousarray(read.matrix(meta["rows"], meta["width"]))
-    effects, variances = new_effects(estimates, inputs, read.vector().copy(), codes, meta["q"])
+    fixed, y, q = _linear_part(meta, read, outputs), read.vector().copy(), meta["q"]
+    if not meta.get("family"):
+        effects, variances = nme_predict.new_effects(estimates, inputs, y - fixed, codes, q)
+    else:
+        data = Rows(estimates.family, y, read.vector().copy(), outputs)
+        by_class = fixed.reshape(len(y), -1)
+        effects, variances = nme_generalized_predict.new_effects(estimates, inputs, by_class, data, codes, q)
     return {}, {"effects": effects, "variances": variances}

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from pylmernn import rdoor
-from pylmernn.engines import exact, pirls, profiled
+from pylmernn.engines import exact, nme, pirls, profiled
 from pylmernn.engines.control import Control
 from pylmernn.engines.pirls_variances import fixed_covariance
 from pylmernn.engines.variances import prediction_variance
 from pylmernn.families import read_family
-from pylmernn.formula.design import NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.formula.design import NetTerm, NewRows, NewTerm, RandomTerm, make_design
+from pylmernn.formula.varying import VaryingTerm
 from pylmernn.training.options import Training
 
 RNG = np.random.default_rng(1)
@@ -342,3 +343,106 @@ def test_means_over_normal_predictors_are_averages():
     both = as_bytes(np.column_stack([0 * eta, eta]), np.column_stack([0 * variance, variance]))
     _, classes = decoded(rdoor.marginal_classes(text, both))
     np.testing.assert_allclose(classes["probabilities"].reshape(2, 2)[:, 1], expected, rtol=1e-6)
+
+
+# ---- networks that vary by group
+
+PERSONAL = {"group": "g", "n_levels": Q, "net": "nn", "selector": "last", "covariance": "us", "label": "(nn.last | g)"}
+
+
+def varying_meta(**changes):
+    given = {
+        "terms": [],
+        "varying": [PERSONAL | {"rank": 0}],
+        "nets": [NET],
+        "formula": "y ~ x + nn(x) + (nn.last | g)",
+    }
+    return meta(**{**given, "control": {"epochs": 3}, "seed": 1, "nAGQ": 1, "method": "auto", **changes})
+
+
+def kept_fit(header, arrays, **changes):
+    """A fit of a network that varies as R sends it back: meta and buffers."""
+    names = [name for name in header["arrays"] if name.startswith("networks.")]
+    networks = {"state": header["networks"]["state"], "shapes": header["networks"]["shapes"], "names": names}
+    size = len(header["labels"])
+    known = {"networks": networks, "selector": "last", "label": "(nn.last | g)", "input_names": ["x"], "n_levels": Q}
+    known |= {"shape": header["shape"], "sigma": header["sigma"], "in_full": True, "width": 1}
+    factor = arrays["factor"].reshape(header["shape"])
+    sent = as_bytes(*(arrays[name] for name in names), factor, arrays["effects"].reshape(Q, size))
+    return known | changes, sent
+
+
+def fit_varying(y=Y, half=rdoor.fit, **changes):
+    return decoded(half(json.dumps(varying_meta(**changes)), as_bytes(y, X, CODES, X[:, 1])))
+
+
+def varying_design():
+    net = NetTerm("nn(x)", "nn", X[:, 1:], ("x",), (0,), {"hidden": [3]})
+    term = VaryingTerm("g", CODES, np.arange(Q), "nn", "last", label="(nn.last | g)")
+    return make_design(Y, X, ["(Intercept)", "x"], [], nets=[net], varying=[term])
+
+
+def test_a_network_that_varies_is_the_engine_s():
+    header, arrays = fit_varying()
+    direct = nme.fit(varying_design(), control=Control(training=Training(epochs=3, seed=1), seed=1))
+    assert (header["method"], header["REML"], header["objective"]) == ("nme", True, direct.objective)
+    assert header["labels"] == list(direct.selected.labels)
+    assert header["text"][1] == "Formula: y ~ x + nn(x) + (nn.last | g)"
+    np.testing.assert_array_equal(arrays["beta"], direct.beta)
+    np.testing.assert_array_equal(arrays["effects"].reshape(Q, -1), direct.effects)
+    np.testing.assert_array_equal(arrays["factor"].reshape(header["shape"]), direct.factor)
+    np.testing.assert_array_equal(arrays["variances"].reshape(direct.variances.shape), direct.variances)
+    np.testing.assert_array_equal(arrays["fixed_covariance"].reshape(2, 2), direct.fixed_covariance)
+
+
+def test_values_of_a_network_that_varies_are_those_of_the_groups():
+    header, arrays = fit_varying()
+    known, sent = kept_fit(header, arrays, rows=N, average=0, seed=0)
+    _, own = decoded(rdoor.varying_values(json.dumps(known), sent + as_bytes(CODES, X[:, 1])))
+    np.testing.assert_allclose(X @ arrays["beta"] + own["values"], arrays["fitted"], atol=1e-5)
+    nobody = np.full(N, -1, dtype=np.int32)
+    _, generic = decoded(rdoor.varying_values(json.dumps(known), sent + as_bytes(nobody, X[:, 1])))
+    np.testing.assert_allclose(generic["values"], arrays["networks.fitted"], atol=1e-5)
+    text = json.dumps(known | {"average": 400})
+    _, averaged = decoded(rdoor.varying_values(text, sent + as_bytes(nobody, X[:, 1])))
+    spread = np.std(own["values"] - generic["values"])  # linear in what varies: the mean is the generic value
+    assert np.abs(averaged["values"] - generic["values"]).max() < spread
+    assert (averaged["values"] != generic["values"]).all()
+
+
+def test_groups_are_learnt_again_from_their_rows():
+    header, arrays = fit_varying()
+    known, sent = kept_fit(header, arrays, rows=N, q=Q)
+    rows = as_bytes(CODES, X[:, 1], X @ arrays["beta"], Y)
+    _, found = decoded(rdoor.update_varying(json.dumps(known), sent + rows))
+    np.testing.assert_allclose(found["effects"], arrays["effects"], atol=1e-3)
+    assert found["variances"].shape == arrays["variances"].shape
+
+
+def test_generalized_networks_that_vary_cross_and_come_back():
+    y = (Y > 1.0).astype(float)
+    header, arrays = fit_varying(y, rdoor.fit_generalized, family="binomial", generalized=True)
+    assert (header["method"], header["family"], header["link"]) == ("nme", "binomial", "logit")
+    known, sent = kept_fit(header, arrays, family="binomial", rows=N, average=0, seed=0, q=Q)
+    sent += as_bytes(np.ones(1))
+    _, own = decoded(rdoor.varying_values(json.dumps(known), sent + as_bytes(CODES, X[:, 1])))
+    linear = X @ arrays["beta"]
+    np.testing.assert_allclose(linear + own["values"], arrays["fitted"], atol=1e-5)
+    rows = as_bytes(X[:, 1], linear)
+    _, one = decoded(rdoor.varying_averages(json.dumps(known | {"average": 1}), sent + rows))
+    assert ((one["means"] > 0) & (one["means"] < 1)).all()
+    new = as_bytes(CODES, X[:, 1], linear, y, np.ones(N))
+    _, found = decoded(rdoor.update_varying(json.dumps(known), sent + new))
+    np.testing.assert_allclose(found["effects"], arrays["effects"], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method": "alternating"}, "(nn.last | g): only method 'nme' lets a network vary by group"),
+        ({"varying": [PERSONAL | {"rank": 0, "selector": "middle"}]}, "the network has no parameter 'middle'"),
+    ],
+)
+def test_networks_that_cannot_vary_say_so(changes, sentence):
+    reply = rdoor.fit(json.dumps(varying_meta(**changes)), as_bytes(Y, X, CODES, X[:, 1]))
+    assert sentence in json.loads(reply[0])["error"]

@@ -51,7 +51,6 @@ test_that("bars of networks that make no sense are refused in one sentence", {
   expect_error(fit_personal(y ~ nn(x) + (nn["layers.9.bias"] | person)), "the network has no parameter 'layers.9.bias'")
   expect_error(fit_personal(last_layer, method = "alternating"), "only method 'nme' lets a network vary by group")
   expect_error(fit_personal(last_layer, transform(d, person = "a")), "has 1 level: it needs at least 2")
-  expect_error(glmernn(y > 0 ~ nn(x) + (nn | person), d), "lmernn() only", fixed = TRUE)
 })
 
 test_that("a last layer that varies is fitted, told of and kept", {
