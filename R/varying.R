@@ -33,9 +33,9 @@
 #'   all levels with `re.form = NA`) are averaged. A network that bends in its parameters has another mean there.
 #' @param seed Of these draws.
 #' @param type Of predictions of [glmernn()]'s fits: `"link"` (linear predictors), `"response"` (means; of several
-#'   classes probabilities, rows by classes), `"prob"` (probabilities, also of two classes) or `"class"` (the most likely
-#'   one); averages need one of the last three. Of linear models `"link"` and `"response"` are the same. Of residuals as
-#'   in [residuals.glmerModNN()].
+#'   classes probabilities, rows by classes), `"prob"` (probabilities, also of two classes) or `"class"` (the most
+#'   likely one); averages need one of the last three. Of linear models `"link"` and `"response"` are the same. Of
+#'   residuals as in [residuals.glmerModNN()].
 #' @param kind What to draw, as in [plot.merModNN()]: `"residuals"`, `"predicted"` or `"history"`.
 #' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
 #' @param tol A standard deviation (relative to sigma) of a direction of the deviations below this is singular.
