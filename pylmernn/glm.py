@@ -22,6 +22,7 @@ from pylmernn.formula import build
 from pylmernn.formula.design import Design, DesignError
 
 if TYPE_CHECKING:
+    from pylmernn.fit.sequences import SequenceFit
     from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
 
 #: Linear predictors beyond this hold probabilities or means that no data can tell from 0, 1 or infinity.
@@ -53,7 +54,9 @@ def glmernn(
     device: str = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> GeneralizedFit | MultinomialFit | GeneralizedVaryingFit:
+    sequence: str | None = None,
+    time: str | None = None,
+) -> GeneralizedFit | MultinomialFit | GeneralizedVaryingFit | SequenceFit:
     """Fit a generalized linear mixed model by maximum likelihood, with or without networks in its linear predictor.
 
     Parameters
@@ -99,10 +102,16 @@ def glmernn(
         Of training and sampling.
     progress : bool, default False
         Show a progress bar on the standard error stream.
+    sequence, time : str, optional
+        For ``family="crf"``, a conditional random field over states, ``"state ~ nn(x1, x2) + (crf | dyad)"``: the
+        columns that say which sequence a row belongs to and in which order its rows are (by default that of the data).
+        The network scores the states; transitions between them are shared, or vary around shared ones where
+        ``(crf | dyad)`` stands, and so may the network, ``(nn.last | dyad)``.
 
     Returns
     -------
-    GeneralizedFit, or MultinomialFit for ``family="multinomial"``, or GeneralizedVaryingFit where a network varies
+    GeneralizedFit, or MultinomialFit for ``family="multinomial"``, or GeneralizedVaryingFit where a network varies, or
+    SequenceFit for ``family="crf"``
 
     Raises
     ------
@@ -130,6 +139,17 @@ def glmernn(
     >>> round(float(fit.logLik()), 3)
     -17.164
     """
+    if family == "crf":
+        from pylmernn.sequences import fit_sequences
+
+        if weights is not None or offset is not None:
+            raise DesignError("family 'crf' takes neither weights nor an offset.")
+        return fit_sequences(
+            formula, data, sequence=sequence, time=time, method=method, subset=subset, na_action=na_action,
+            contrasts=contrasts, nets=nets, control=check_control(control, device, seed), progress=progress,
+        )  # fmt: skip
+    if sequence is not None or time is not None:
+        raise DesignError("sequence and time are for family='crf', states in sequences.")
     try:
         chosen = read_family(family)
     except FamilyError as error:

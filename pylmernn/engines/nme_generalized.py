@@ -86,6 +86,7 @@ def fit(
         Where the loss is not finite in the first epoch.
     """
     control = control or Control()
+    refuse_faithful(design, control)
     begun = time.perf_counter()
     model = GeneralizedVaryingModel(design, family, control)
     best, history, stopped = train(model, callback)
@@ -116,6 +117,14 @@ def fit(
         phi=model.phi,
         classes=design.classes,
     )
+
+
+def refuse_faithful(design: Design, control: Control) -> None:
+    """Raise DesignError for the preset that method "nme" has for numbers only."""
+    if control.training.preset == "faithful":
+        raise DesignError(
+            f"the response '{design.response}': preset 'faithful' of method 'nme' is for lmernn(); use 'default'."
+        )
 
 
 def is_known_model(model: GeneralizedVaryingModel) -> bool:

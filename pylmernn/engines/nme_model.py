@@ -77,8 +77,8 @@ class VaryingModel:
     control : Control
     outputs : int, default 1
         Numbers a row that the network returns.
-    decay : float
-        Weight decay for one weight a row.
+    decay
+        As :meth:`pylmernn.training.options.Training.sized` takes it.
     loss : callable
         Of :class:`VaryingTrainer`.
 
@@ -98,7 +98,7 @@ class VaryingModel:
         design: Design,
         control: Control,
         outputs: int = 1,
-        decay: float = DECAY,
+        decay: Any = DECAY,
         loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
     ) -> None:
         check(design)
