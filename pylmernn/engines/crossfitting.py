@@ -106,7 +106,9 @@ def response(design: Design) -> FloatArray:
     return design.y if design.offset is None else design.y - design.offset
 
 
-def settle(training: Training, design: Design, specs: Sequence[NetSpec], decay: float = DECAY) -> Training:
+def settle(
+    training: Training, design: Design, specs: Sequence[NetSpec], decay: tuple[float, float] = DECAY
+) -> Training:
     """The settings with every None replaced for a design and its networks."""
     from pylmernn.training.loop import count_matrices
 

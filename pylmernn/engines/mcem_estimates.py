@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
-WHOLE_STEPS = 0.5  # share of the warm-up before steps shorten
+WHOLE_STEPS, LONGEST_SEARCH = 0.5, 8  # share of the warm-up before steps shorten; how many warm-ups that may take
+WINDOW, MOVING = 10, 0.03  # transitions that are compared with as many before, and how far they may be apart
 FADING = 0.7
 DISCARDED, FEWEST = 0.7, 4  # share of the recorded draws that is thrown away; draws that are worth keeping
 BETWEEN, SMALL_NUMBERS = 2, 400_000  # sweeps over several classes a draw, where rows times classes are this few
@@ -90,16 +91,35 @@ def estimates_of(
 
 
 def _find_parameters(part: SampledPart, f: FloatArray, warmup: int) -> None:
-    """Whole steps first, then shorter and shorter ones, whose average the part is given."""
-    averages = Averages(part)
-    for number in range(warmup):
-        past = number + 1 - WHOLE_STEPS * warmup
+    """Whole steps until the variances have settled, then shorter ones, whose averages the part is given."""
+    whole = int(WHOLE_STEPS * warmup)
+    deviations: list[FloatArray] = []
+    while len(deviations) < whole or (still_moving(deviations) and len(deviations) < LONGEST_SEARCH * warmup):
+        number = len(deviations)
         part.transitions(f, 1, 1)
-        part.step(max(1.0, past) ** -FADING, fixed=True, inform=number < OFTEN or number % SELDOM == 0)
-        if past > 0:
-            averages.add()
+        part.step(1.0, fixed=True, inform=number < OFTEN or number % SELDOM == 0)
+        variances = [np.einsum("css->cs", covariance).ravel() for covariance in part.covariances]
+        deviations.append(np.sqrt(np.concatenate(variances)))
+    averages = Averages(part)
+    for number in range(warmup - whole):
+        part.transitions(f, 1, 1)
+        part.step((number + 1.0) ** -FADING, fixed=True, inform=number % SELDOM == 0)
+        averages.add()
     averages.give()
     part.settle()
+
+
+def still_moving(deviations: Sequence[FloatArray]) -> bool:
+    """Whether a standard deviation goes on in one direction: between the last two windows, beyond its noise.
+
+    Variances that the data do not call for creep towards zero in the steps of EM.
+    """
+    if len(deviations) < 2 * WINDOW:
+        return bool(deviations)
+    last, before = np.array(deviations[-WINDOW:]), np.array(deviations[-2 * WINDOW : -WINDOW])
+    move = np.abs(last.mean(axis=0) - before.mean(axis=0))
+    noise = np.sqrt((last.var(axis=0) + before.var(axis=0)) / WINDOW)
+    return bool((move > np.maximum(MOVING * (last.mean(axis=0) + 0.1), 3.0 * noise)).any())
 
 
 def _sample(part: SampledPart, f: FloatArray, draws: int) -> tuple[Posterior, str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 SAMPLERS = ("auto", "polya-gamma", "nuts")
 PRESETS = ("default", "faithful")
-USUAL_DRAWS, LEAST_DRAWS, USUAL_NUMBERS = 100, 40, 20_000_000  # draws, and rows times classes times draws
+USUAL_WARMUP = 50
+USUAL_DRAWS, LEAST_DRAWS, USUAL_NUMBERS = 200, 40, 20_000_000  # draws, and rows times classes times draws
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,11 @@ class Sampling:
     chains : int, default 2
         After training; while networks are trained there is one.
     draws : int, optional
-        Kept of each chain after training. By default 100; from 200,000 rows (times classes) on fewer, at least 40.
+        Kept of each chain after training. By default 200; from 100,000 rows (times classes) on fewer, at least 40.
     warmup : int, optional
-        Of each chain before these, while the parameters settle; by default half as many as the default draws, and as
-        many where the No-U-Turn sampler draws.
+        Of each chain before these, while the parameters settle: half with whole steps, or more, up to 8 times as many,
+        while a variance still moves one way, and half with shorter steps. By default half as many as the default
+        draws, at most 50, and twice that where the No-U-Turn sampler draws.
     per_epoch : int, optional
         K: transitions in every epoch of training; by default 2 of the No-U-Turn sampler, as in the paper, and 1 of
         "polya-gamma", whose chain goes on from where it was.
@@ -99,12 +101,13 @@ class Sampling:
         40
         """
         usual = max(LEAST_DRAWS, min(USUAL_DRAWS, USUAL_NUMBERS // numbers))
+        usual_warmup = min(USUAL_WARMUP, usual // 2) * (1 if sampler == "polya-gamma" else 2)
         K = self.per_epoch or (1 if sampler == "polya-gamma" else 2)
         return replace(
             self,
             sampler=sampler,
             draws=usual if self.draws is None else self.draws,
-            warmup=(usual // 2 if sampler == "polya-gamma" else usual) if self.warmup is None else self.warmup,
+            warmup=usual_warmup if self.warmup is None else self.warmup,
             per_epoch=K if self.burn_in is None else max(K, self.burn_in + 1),
             burn_in=K - 1 if self.burn_in is None else self.burn_in,
             fixed_effects_weight=self.weight_of_fixed_effects,

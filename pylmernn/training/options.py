@@ -12,8 +12,8 @@ PRESETS = ("default", "faithful")
 
 #: up to so many rows networks are cross-fitted
 CROSS_FITTED_ROWS = 20_000
-#: weight decay for one weight a row: of numbers, and of classes and counts
-DECAY, GENERALIZED_DECAY = 0.15, 1.2
+#: weight decay for one weight a row, and at most: of numbers, and of classes and counts
+DECAY, GENERALIZED_DECAY = (0.15, 1.0), (1.2, 0.5)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Training:
     weight_decay : float, optional
         Decoupled from the gradient (AdamW), for weight matrices: see :func:`pylmernn.training.loop.parameter_groups`.
         By default 0.15 times the weights in these matrices over n, at most 1: the fewer rows there are for a weight,
-        the smaller it should be. In generalized models 8 times as much, since a class or count tells less than a number
-        of little noise.
+        the smaller it should be. In generalized models 8 times as much, at most 0.5, since a class or count tells less
+        than a number of little noise.
     schedule : {"one_cycle", "cosine", "constant", "plateau"}, default "one_cycle"
         Of the learning rate: up and down to nothing (Smith & Topin, 2019); down to nothing; as it is; times 0.3
         whenever the held-out error has not fallen for 5 epochs.
@@ -106,10 +106,10 @@ class Training:
             what = "schedule 'plateau'" if self.schedule == "plateau" else "patience"
             raise ValueError(f"validation is 0, but {what} needs held-out rows: set validation above 0.")
 
-    def sized(self, n: int, parameters: int = 0, decay: float = DECAY) -> Training:
+    def sized(self, n: int, parameters: int = 0, decay: tuple[float, float] = DECAY) -> Training:
         """The settings with every None but that of patience replaced for n rows and so many weights in matrices.
 
-        ``decay`` is the weight decay for one weight a row.
+        ``decay`` is the weight decay for one weight a row, and the most that it may be.
         """
         batch = self.batch_size or min(500, max(16, min(64, n // 32), n // 160))
         steps = max(1, -(-n // batch))
@@ -118,7 +118,7 @@ class Training:
             self,
             batch_size=batch,
             epochs=self.epochs or min(100, max(30, -(-wanted // steps))),
-            weight_decay=min(1.0, decay * parameters / n) if self.weight_decay is None else self.weight_decay,
+            weight_decay=min(decay[1], decay[0] * parameters / n) if self.weight_decay is None else self.weight_decay,
             folds=(5 if n <= CROSS_FITTED_ROWS else 0) if self.folds is None else self.folds,
         )
 
