@@ -92,6 +92,9 @@ family_text <- function(family) {
   if (!is.character(family) || length(family) != 1L || is.na(family)) {
     stop("family must be a family such as binomial, poisson(\"log\") or \"negative.binomial\".", call. = FALSE)
   }
+  if (is_family(family, "crf")) {
+    stop("family \"crf\", for sequences of states, is offered in Python only.", call. = FALSE)
+  }
   family
 }
 

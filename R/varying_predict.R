@@ -131,11 +131,12 @@ varying_codes <- function(object, newdata, allow.new.levels) {
 
 # The network's part of some rows, from Python; NA where a level or an input is missing.
 varying_values <- function(object, rows, average, seed) {
-  sent <- send_varying_fit(object)
   codes <- rows$codes
+  used <- sort(unique(c(1L, codes[codes > 0L & !is.na(codes)]))) # of many levels only these travel
+  sent <- send_varying_fit(object, used)
   meta <- c(sent$meta, list(rows = length(codes), width = ncol(rows$inputs), average = as.integer(average),
                             seed = as.integer(seed)))
-  buffers <- c(sent$buffers, as_buffers(ifelse(is.na(codes), -1L, codes - 1L)), as_buffers(rows$inputs))
+  buffers <- c(sent$buffers, as_buffers(match(codes, used, 0L) - 1L), as_buffers(rows$inputs))
   values <- call_python("varying_values", meta, buffers, sent$modules)$arrays$values
   values <- per_class(values, object$networks$outputs)
   replace(values, is.nan(values) | rep(is.na(codes), NCOL(values)), NA_real_)
@@ -152,8 +153,8 @@ varying_averages <- function(object, rows, at, average, seed) {
   per_class(means, length(means) / length(at))
 }
 
-# A fit as rvarying.py reads it: list(meta, buffers, modules).
-send_varying_fit <- function(object) {
+# A fit with some of its levels as rvarying.py reads it: list(meta, buffers, modules).
+send_varying_fit <- function(object, used = 1L) {
   kept <- send_kept_networks(object)
   bar <- object$varying[[1L]]
   inputs <- network_inputs(object$networks$inputs[[1L]], object$frame[1L, , drop = FALSE],
@@ -161,9 +162,9 @@ send_varying_fit <- function(object) {
   shape <- if (is.matrix(object$factor)) dim(object$factor) else length(object$factor)
   list(
     meta = list(networks = kept$meta, selector = bar$selector, label = bar$label, input_names = as_array(inputs$names),
-                n_levels = nrow(object$effects), shape = as_array(shape), sigma = object$sigma,
+                n_levels = length(used), shape = as_array(shape), sigma = object$sigma,
                 in_full = length(dim(object$variances)) == 3L, family = object$settings$family),
-    buffers = c(kept$buffers, as_buffers(object$factor), as_buffers(object$effects),
+    buffers = c(kept$buffers, as_buffers(object$factor), as_buffers(object$effects[used, , drop = FALSE]),
                 if (isGLMM(object)) as_buffers(object$phi)),
     modules = own_modules(object$networks$inputs)
   )

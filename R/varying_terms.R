@@ -49,7 +49,7 @@ varying_bar <- function(bar, nets) {
     refuse("parameters of a network stand alone left of a bar: write (%s | %s).", named, group_label(bar$group))
   }
   if (named == "crf" && !named %in% nets) {
-    refuse("this version does not fit sequences by lmernn() or glmernn() yet.")
+    refuse("transitions between states are fitted from Python only, by glmernn() with family \"crf\".")
   }
   if (!named %in% nets) refuse("the formula has no network '%s': add a term such as nn(x1, x2).", named)
   if (!bar$covariance %in% c("us", "diag", "rr")) {
