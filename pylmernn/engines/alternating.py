@@ -28,6 +28,7 @@ from pylmernn.engines.crossfitting import (
     Callback,
     Member,
     fitted_networks,
+    fresh_networks,
     held_out,
     parts_held_out,
     response,
@@ -39,7 +40,7 @@ from pylmernn.engines.crossfitting import (
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.randompart import DENSE_ENOUGH, RandomPart
 from pylmernn.formula.design import Design
-from pylmernn.mean.networks import NetSpec, build, specify
+from pylmernn.mean.networks import NetSpec, specify
 from pylmernn.training.holdout import Split
 from pylmernn.training.options import Training
 
@@ -112,15 +113,11 @@ class LinearMember(Member):
     """
 
     def __init__(self, design: Design, random: RandomPart, trainer: Any, rows: NDArray[np.intp]) -> None:
-        import torch
-
         super().__init__()
         self.design, self.random, self.trainer, self.rows = design, random, trainer, rows
         self.y = response(design)
         self.scale = float(np.std(self.y))
         self.f = np.zeros(design.n)
-        self.rest = np.setdiff1d(np.arange(design.n), rows)
-        self.rest_on_device = torch.from_numpy(self.rest).to(trainer.device)
         self.rise = max(1.0, RISE * trainer.training.epochs)
         self._solve()
 
@@ -141,17 +138,10 @@ class LinearMember(Member):
 
     def epoch(self, number: int) -> float:
         """See :meth:`Member.epoch`; the loss is the mean squared error."""
-        import torch
-
-        target = torch.from_numpy(((self.y - self._known(number)) / self.scale).astype(np.float32))
-        loss = self.trainer.epoch(target.to(self.trainer.device)) * self.scale**2
-        f = self.trainer.met.double().cpu().numpy()
-        f[self.rest] = self.trainer.values(self.rest_on_device)
-        if not (np.isfinite(loss) and np.isfinite(f).all()):
-            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        loss, f = self.train_networks(number, self.send((self.y - self._known(number)) / self.scale))
         self.f = self.scale * f
         self._solve()
-        return float(loss)
+        return loss * self.scale**2
 
     def held_out_loss(self, rows: NDArray[np.intp]) -> tuple[float, float]:
         """Weighted squared errors of ``f + X beta + Z b`` at some rows; b is zero for levels not learnt from."""
@@ -188,25 +178,18 @@ def new_members(
     specs: tuple[NetSpec, ...],
     held: Split,
 ) -> list[LinearMember]:
-    """Fresh networks for every member; their inputs go to the device once."""
+    """Fresh networks for every member, with the random part of its rows."""
     import torch
 
     from pylmernn.training.loop import Trainer, device_for
 
-    device = device_for(control.device)
-    features = [build(spec).prepare(net.inputs).to(device) for spec, net in zip(specs, design.nets, strict=True)]
     weights = None
     if design.weights is not None:
-        weights = torch.from_numpy(design.weights.astype(np.float32)).to(device)
+        weights = torch.from_numpy(design.weights.astype(np.float32)).to(device_for(control.device))
     parameters = sum(spec.n_parameters for spec in specs)
     members = []
-    for k in range(max(training.folds or 0, 1)):
-        torch.manual_seed(training.seed + k)
-        modules = [build(spec).to(device) for spec in specs]
-        generator = torch.Generator().manual_seed(training.seed + k)
-        rows = held.learned(k)
-        random = RandomPart(some_rows(design, rows), REML, control.device, parameters)
-        members.append(
-            LinearMember(design, random, Trainer(modules, features, rows, training, generator, weights), rows)
-        )
+    for fresh in fresh_networks(design, specs, training, held, control.device):
+        random = RandomPart(some_rows(design, fresh.rows), REML, control.device, parameters)
+        trainer = Trainer(fresh.modules, fresh.features, fresh.rows, training, fresh.generator, weights)
+        members.append(LinearMember(design, random, trainer, fresh.rows))
     return members

@@ -28,8 +28,10 @@ from pylmernn.engines.alternating import RISE
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import (
     Callback,
+    Fresh,
     Member,
     fitted_networks,
+    fresh_networks,
     held_out,
     settle,
     some_rows,
@@ -41,7 +43,7 @@ from pylmernn.engines.mcem_estimates import estimates_of
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
-from pylmernn.mean.networks import NetSpec, build, specify
+from pylmernn.mean.networks import NetSpec, specify
 from pylmernn.training.holdout import Split
 from pylmernn.training.options import GENERALIZED_DECAY, Training
 
@@ -131,50 +133,26 @@ class GeneralizedMember(Member):
     design : Design
         Of all rows.
     family : Family
-    rows : ndarray of int
-        Those to learn from.
-    modules, features
-        The networks, and their inputs at all rows.
+    fresh : Fresh
+        Networks and the rows to learn from.
     training : Training
         Sized settings.
     part : GeneralizedPart
-    seed : int
     """
 
-    def __init__(
-        self,
-        design: Design,
-        family: Family,
-        rows: NDArray[np.intp],
-        modules: list[object],
-        features: list[object],
-        training: Training,
-        part: GeneralizedPart,
-        seed: int,
-    ) -> None:
-        import torch
-
+    def __init__(self, design: Design, family: Family, fresh: Fresh, training: Training, part: GeneralizedPart) -> None:
         from pylmernn.training.loop import Trainer
 
         super().__init__()
-        self.design, self.family, self.rows, self.part = design, family, rows, part
+        self.design, self.family, self.rows, self.part = design, family, fresh.rows, part
         self.weights = np.ones(design.n) if design.weights is None else design.weights
-        generator = torch.Generator().manual_seed(seed)
-        self.trainer = Trainer(modules, features, rows, training, generator, loss=self.loss)  # type: ignore[arg-type]
+        self.trainer = Trainer(fresh.modules, fresh.features, fresh.rows, training, fresh.generator, loss=self.loss)
         assert training.epochs is not None
         self.rise = max(1.0, RISE * training.epochs)
-        device = self.trainer.device
-        self.rest = np.setdiff1d(np.arange(design.n), rows)
-        self._rest_on_device = torch.from_numpy(self.rest).to(device)
-        self._y = self._send(design.y)
-        self._w = self._send(self.weights / self.weights.mean())
+        self._y = self.send(design.y)
+        self._w = self.send(self.weights / self.weights.mean())
         self.f = np.zeros(design.n)
         self.part.update(self.f)
-
-    def _send(self, values: FloatArray) -> object:
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.trainer.device)
 
     @property
     def sigma(self) -> float:
@@ -196,17 +174,12 @@ class GeneralizedMember(Member):
         share = min(1.0, (number - 1) / self.rise)
         nodes = self.part.nodes
         values = self.part.fixed[:, None] + share * nodes.values
-        loss = self.trainer.epoch(self._y, self._w, self._send(values), self._send(nodes.weights))
-        f = self.trainer.met.double().cpu().numpy()
-        f[self.rest] = self.trainer.values(self._rest_on_device)
-        if not (np.isfinite(loss) and np.isfinite(f).all()):
-            raise FloatingPointError(f"the loss is not finite in epoch {number}")
-        self.f = f
+        loss, self.f = self.train_networks(number, self._y, self._w, self.send(values), self.send(nodes.weights))
         try:
-            self.part.update(f)
+            self.part.update(self.f)
         except np.linalg.LinAlgError as error:
             raise FloatingPointError(f"the random effects could not be found in epoch {number} ({error})") from None
-        return float(loss)
+        return loss
 
     def held_out_loss(self, rows: NDArray[np.intp]) -> tuple[float, float]:
         """Minus twice the log predictive densities of some rows, their random part integrated out."""
@@ -230,23 +203,14 @@ def new_members(
     specs: tuple[NetSpec, ...],
     held: Split,
 ) -> list[GeneralizedMember]:
-    """Fresh networks for every member; their inputs go to the device once."""
-    import torch
-
-    from pylmernn.training.loop import device_for
-
-    device = device_for(control.device)
-    features = [build(spec).prepare(net.inputs).to(device) for spec, net in zip(specs, design.nets, strict=True)]
+    """Fresh networks for every member, with the random part of its rows."""
     parameters = sum(spec.n_parameters for spec in specs)
     members = []
-    for k in range(max(training.folds or 0, 1)):
-        torch.manual_seed(training.seed + k)
-        modules = [build(spec).to(device) for spec in specs]
-        rows = held.learned(k)
-        learned = some_rows(design, rows)
+    for fresh in fresh_networks(design, specs, training, held, control.device):
+        learned = some_rows(design, fresh.rows)
         _check_learned(learned)
-        part = GeneralizedPart(design, rows, learned, family, control.device, parameters)
-        members.append(GeneralizedMember(design, family, rows, modules, features, training, part, training.seed + k))
+        part = GeneralizedPart(design, fresh.rows, learned, family, control.device, parameters)
+        members.append(GeneralizedMember(design, family, fresh, training, part))
     return members
 
 

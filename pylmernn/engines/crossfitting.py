@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,36 @@ class Member(ABC):
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
 
+    @cached_property
+    def rest(self) -> NDArray[np.intp]:
+        """The rows not learnt from."""
+        return np.setdiff1d(np.arange(self.design.n), self.rows)
+
+    def train_networks(self, number: int, *targets: Any) -> tuple[float, FloatArray]:
+        """One pass of the trainer over the rows, for what its loss takes: the loss, and the output at all rows.
+
+        At the rows learnt from it is what the networks said on the way; at the others, of the networks at the end.
+
+        Raises
+        ------
+        FloatingPointError
+            Where the loss or a value of the networks is not finite.
+        """
+        import torch
+
+        loss = float(self.trainer.epoch(*targets))
+        f = self.trainer.met.double().cpu().numpy()
+        f[self.rest] = self.trainer.values(torch.from_numpy(self.rest).to(self.trainer.device))
+        if not (np.isfinite(loss) and np.isfinite(f).all()):
+            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        return loss, f
+
+    def send(self, values: FloatArray) -> Any:
+        """An array of rows where the networks are, in float32."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.trainer.device)
+
     @property
     @abstractmethod
     def sigma(self) -> float:
@@ -94,6 +125,49 @@ class Member(ABC):
         if not parts:
             return float("nan")
         return float(np.average([value for value, _ in parts], weights=[count for _, count in parts]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fresh:
+    """New networks of one member.
+
+    Attributes
+    ----------
+    seed : int
+    rows : ndarray of int
+        Those to learn from.
+    modules : list of torch.nn.Module
+    features : list of torch.Tensor
+        Their inputs at all rows, on their device; the same for every member.
+    """
+
+    seed: int
+    rows: NDArray[np.intp]
+    modules: list[Any]
+    features: list[Any]
+
+    @property
+    def generator(self) -> Any:
+        """Of the shuffling."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+
+def fresh_networks(
+    design: Design, specs: Sequence[NetSpec], training: Training, held: Split, device: str
+) -> Iterator[Fresh]:
+    """New networks for every member, in turn; their inputs go to the device once."""
+    import torch
+
+    from pylmernn.training.loop import device_for
+
+    place = device_for(device)
+    features = [build(spec).prepare(net.inputs).to(place) for spec, net in zip(specs, design.nets, strict=True)]
+    for k in range(max(training.folds or 0, 1)):
+        seed = training.seed + k
+        torch.manual_seed(seed)
+        yield Fresh(seed, held.learned(k), [build(spec).to(place) for spec in specs], features)
 
 
 def with_networks(design: Design, f: FloatArray) -> Design:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,10 @@ from pylmernn.engines.alternating import RISE
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import (
     Callback,
+    Fresh,
     Member,
     fitted_networks,
+    fresh_networks,
     held_out,
     settle,
     some_rows,
@@ -37,7 +39,7 @@ from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family
 from pylmernn.formula.design import Design
-from pylmernn.mean.networks import NetSpec, build, specify
+from pylmernn.mean.networks import NetSpec, specify
 from pylmernn.training.holdout import Split
 from pylmernn.training.options import GENERALIZED_DECAY, Training
 
@@ -118,58 +120,44 @@ class SampledMember(Member):
     design : Design
         Of all rows.
     family : Family
-    rows : ndarray of int
-        Those to learn from.
-    modules, features
-        The networks, and their inputs at all rows.
+    fresh : Fresh
+        Networks and the rows to learn from.
     training : Training
         Sized settings.
     sampling : Sampling
     part : SampledPart
         Of the rows learnt from.
-    seed : int
     """
 
     def __init__(
         self,
         design: Design,
         family: Family,
-        rows: NDArray[np.intp],
-        modules: list[Any],
-        features: list[Any],
+        fresh: Fresh,
         training: Training,
         sampling: Sampling,
         part: SampledPart,
-        seed: int,
     ) -> None:
-        import torch
-
         from pylmernn.engines.effects import Effects
         from pylmernn.training.loop import Trainer
 
         super().__init__()
-        self.design, self.family, self.rows, self.sampling, self.part = design, family, rows, sampling, part
+        self.design, self.family, self.rows, self.sampling, self.part = design, family, fresh.rows, sampling, part
         self.weights = np.ones(design.n) if design.weights is None else design.weights
         C = part.n_classes
-        generator = torch.Generator().manual_seed(seed)
-        self.trainer = Trainer(modules, features, rows, training, generator, loss=self.loss, outputs=C)
+        self.trainer = Trainer(
+            fresh.modules, fresh.features, fresh.rows, training, fresh.generator, loss=self.loss, outputs=C
+        )
         self._effects = Effects(design.random, part.effects.device)
         self._offset = np.zeros((design.n, 1)) if design.offset is None else design.offset[:, None]
         self._epochs = training.epochs or 1
         self.rise = max(1.0, RISE * self._epochs)
-        self._rest = np.setdiff1d(np.arange(design.n), rows)
-        self._rest_on_device = torch.from_numpy(self._rest).to(self.trainer.device)
-        self._y = self._send(design.y)
-        self._w = self._send(self.weights / self.weights.mean())
+        self._y = self.send(design.y)
+        self._w = self.send(self.weights / self.weights.mean())
         kept = 1 if sampling.preset == "faithful" else MEMORY
         self._draws: deque[Tensor] = deque(maxlen=kept)
         self.f = np.zeros((design.n, C))
         self._sample(1)
-
-    def _send(self, values: FloatArray) -> Any:
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.trainer.device)
 
     @property
     def sigma(self) -> float:
@@ -213,14 +201,10 @@ class SampledMember(Member):
 
         share = min(1.0, (number - 1) / self.rise)
         values = share * torch.cat(list(self._draws), dim=1)
-        loss = self.trainer.epoch(self._y, self._w, self._send(self.fixed), values)
-        f = self.trainer.met.double().cpu().numpy()
-        f[self._rest] = self.trainer.values(self._rest_on_device)
-        if not (np.isfinite(loss) and np.isfinite(f).all()):
-            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        loss, f = self.train_networks(number, self._y, self._w, self.send(self.fixed), values)
         self.f = f.reshape(self.design.n, -1)
         self._sample(number)
-        return float(loss)
+        return loss
 
     def held_out_loss(self, rows: NDArray[np.intp]) -> tuple[float, float]:
         """Minus twice the log-densities of some rows at the mean effects, zero for levels not learnt from."""
@@ -242,22 +226,15 @@ def new_members(
     specs: tuple[NetSpec, ...],
     held: Split,
 ) -> list[SampledMember]:
-    """Fresh networks and a chain for every member; the networks' inputs go to the device once."""
-    import torch
-
+    """Fresh networks and a chain for every member."""
     from pylmernn.engines.sampledpart import SampledPart
     from pylmernn.training.loop import device_for
 
-    device = device_for(control.device)
-    features = [build(spec).prepare(net.inputs).to(device) for spec, net in zip(specs, design.nets, strict=True)]
     members = []
-    for k in range(max(training.folds or 0, 1)):
-        seed = training.seed + k
-        torch.manual_seed(seed)
-        modules = [build(spec).to(device) for spec in specs]
-        rows = held.learned(k)
-        offset = None if design.offset is None else design.offset[rows]
-        learned = dataclasses.replace(some_rows(design, rows), offset=offset)
-        part = SampledPart(learned, family, n_classes, control.sampling, seed, device=device)
-        members.append(SampledMember(design, family, rows, modules, features, training, control.sampling, part, seed))
+    for fresh in fresh_networks(design, specs, training, held, control.device):
+        offset = None if design.offset is None else design.offset[fresh.rows]
+        learned = dataclasses.replace(some_rows(design, fresh.rows), offset=offset)
+        device = device_for(control.device)
+        part = SampledPart(learned, family, n_classes, control.sampling, fresh.seed, device=device)
+        members.append(SampledMember(design, family, fresh, training, control.sampling, part))
     return members
