@@ -28,8 +28,8 @@
 #'   `dense_limit`, `probes`. Of the training of networks: `epochs`, `batch_size`, `learning_rate`, `weight_decay`,
 #'   `schedule` (`"one_cycle"`, `"cosine"`, `"constant"` or `"plateau"`), `validation` (share of the rows held out to
 #'   choose the best epoch), `holdout` (`"rows"`, `"levels"` or `"both"`), `patience`, `folds` (so many networks, each
-#'   trained without a part of the rows; 0 for one network), `preset` (`"faithful"` trains method `"lmmnn"` as the
-#'   authors' code does). What is left out is chosen by the size of the data.
+#'   trained without a part of the rows; 0 for one network), `preset` (`"faithful"` trains methods `"lmmnn"` and
+#'   `"nme"` as the authors' code does). What is left out is chosen by the size of the data.
 #' @param device Where the dense factor of a large crossed model is computed: `"cpu"`, `"cuda"`, or `"auto"`, which is
 #'   CUDA where there is one and the factor is large.
 #' @param seed A whole number for the random vectors of the iterative method and the training of networks.

@@ -184,16 +184,18 @@ coef.varyingModNN <- function(object, ...) {
   stats::setNames(list(data.frame(linear, own, row.names = rownames(own), check.names = FALSE)), names(object$flist))
 }
 
-# Whether Sigma is a full matrix, of full rank, whose layers are not told apart.
-is_free <- function(factor) is.matrix(factor) && nrow(factor) <= ncol(factor)
+# Whether Sigma is a full matrix, whose layers are not told apart.
+is_free <- function(x) {
+  is.matrix(x$factor) && (nrow(x$factor) <= ncol(x$factor) || length(dim(x$variances)) == 3L)
+}
 
 #' @rdname varying
 #' @export
 VarCorr.varyingModNN <- function(x, sigma = 1, ...) {
   group <- names(x$flist)
   layers <- unique(x$layers)
-  inside <- if (is_free(x$factor)) list(seq_along(x$layers)) else lapply(layers, function(one) which(x$layers == one))
-  names(inside) <- if (is_free(x$factor)) group else paste(group, layers, sep = ".")
+  inside <- if (is_free(x)) list(seq_along(x$layers)) else lapply(layers, function(one) which(x$layers == one))
+  names(inside) <- if (is_free(x)) group else paste(group, layers, sep = ".")
   terms <- lapply(inside, function(at) {
     covariance <- if (is.matrix(x$factor)) {
       tcrossprod(x$factor[at, , drop = FALSE])
