@@ -106,7 +106,8 @@ def glmernn(
         For ``family="crf"``, a conditional random field over states, ``"state ~ nn(x1, x2) + (crf | dyad)"``: the
         columns that say which sequence a row belongs to and in which order its rows are (by default that of the data).
         The network scores the states; transitions between them are shared, or vary around shared ones where
-        ``(crf | dyad)`` stands, and so may the network, ``(nn.last | dyad)``.
+        ``(crf | dyad)`` stands, and so may the network, ``(nn.last | dyad)``; their covariances are estimated where
+        groups are many, else variances only.
 
     Returns
     -------

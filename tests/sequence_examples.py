@@ -19,6 +19,7 @@ def dyads(groups=24, times=30, sequences=1, sd=1.0, seed=0):
             after = np.zeros((times, 3))
             for t in range(times - 2, -1, -1):
                 after[t] = np.log(np.exp(moves + scores[t + 1] + after[t + 1]).sum(axis=1))
+                after[t] -= after[t].max()
             states = []
             for t in range(times):
                 logits = scores[t] + after[t] + (moves[states[-1]] if t else 0.0)

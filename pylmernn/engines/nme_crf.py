@@ -4,7 +4,8 @@ The likelihood is that of whole sequences (Lafferty et al., 2001; Woerner et al.
 it lacks). Between two epochs of Adam on mini-batches of sequences, given the deviations of the groups, these move to
 the modes of their posterior by a damped Newton step, ``Sigma := mean(v_i v_i' + H_i^-1)`` as everywhere in method
 "nme", and the mean of the deviations moves to what all groups share. The best epoch is that of the best prediction of
-the last times of each sequence from its first ones.
+the last times of each sequence from its first ones, among the epochs in which deviations are fully in. A term has a
+full covariance matrix where it has at most 12 numbers and 4 groups for each variance and covariance, else variances.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ from pylmernn.training.options import GENERALIZED_DECAY
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
+HELD = 2.0  # times ``validation``: the share of a sequence that is held out, since neighbouring times tell alike
 MOST = 150  # numbers that vary in a group: its curvature is found one by one
 FIRST_VARIANCE = 0.1  # of each number that varies, at first
 AT_LEAST = 8  # sequences of a mini-batch, or a quarter of all where these are fewer
 EPOCHS, STEPS = (40, 200), 1500  # if not given: so many epochs, for so many steps
-ROUNDS, CHANGE = 100, 0.05  # of EM at the end, and the change of the deviance that ends it
+ROUNDS, CHANGE, RELATIVE = 100, 0.05, 1e-4  # of EM at the end, and the change of the deviance that ends it
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class SequenceTraining:
         self.training, self.given = training, control.training.epochs
         self.diagonal, labels, layers = [], [], []
         for term, size in zip((bar, terms.get("crf")), self.model.sizes, strict=True):
-            self.diagonal.append(term is not None and is_diagonal(term.covariance, size, term.label))
+            self.diagonal.append(term is not None and is_diagonal(term.covariance, size, term.n_levels, term.label))
         if selected is not None:
             labels, layers = list(selected.labels), list(selected.layers)
         if "crf" in terms:
@@ -195,7 +197,7 @@ class SequenceTraining:
         self.data, self.q = batch_of(design, sequences, module.prepare(net.inputs).double()), 0
         if design.varying:
             self.q = design.varying[0].n_levels
-        heads = tails(self.data.lengths, training.validation)
+        heads = tails(self.data.lengths, HELD * training.validation)
         self.heads = self.data.shortened(heads)
         self.held = int((self.data.lengths - heads).sum())
         D = self.model.size
@@ -253,7 +255,8 @@ class SequenceTraining:
                     history[name].append(float(value))
                 if plateau is not None:
                     plateau.step(error)
-                if error < best[1] or not np.isfinite(error):
+                comes_in = share < 1.0 and self.model.size > 0
+                if best[0] == 0 or comes_in or error < best[1] or not np.isfinite(error):
                     best = (epoch, error, self._state())
                 if callback is not None:
                     callback(epoch, error)
@@ -329,7 +332,7 @@ class SequenceTraining:
         for _ in range(ROUNDS if self.model.size else 1):
             self._solve(self.data)
             deviance = self._deviance()
-            if abs(before - deviance) < CHANGE:
+            if abs(before - deviance) < max(CHANGE, RELATIVE * abs(deviance)):
                 break
             before = deviance
         else:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pylmernn.engines.nme_generalized import GROUPS_EACH
 from pylmernn.engines.nme_model import FULL
 from pylmernn.engines.nme_posterior import factor_of
 from pylmernn.formula.design import DesignError
@@ -210,11 +211,11 @@ def next_factor(found: GroupPosterior, L: Tensor, sizes: Sequence[int], diagonal
     return torch.block_diag(*blocks)
 
 
-def is_diagonal(covariance: str, size: int, label: str) -> bool:
-    """Whether a term has variances only: asked for, or too many for a full matrix."""
+def is_diagonal(covariance: str, size: int, groups: int, label: str) -> bool:
+    """Whether a term has variances only: asked for, too many for a full matrix, or too many for so few groups."""
     if covariance == "rr":
         raise DesignError(f"{label}: sequence models take no rr(): write diag() or a plain bar.")
-    return covariance == "diag" or size > FULL
+    return covariance == "diag" or size > FULL or groups < GROUPS_EACH * size * (size + 1) // 2
 
 
 def tails(lengths: Tensor, share: float) -> Tensor:

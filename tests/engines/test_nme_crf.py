@@ -10,7 +10,7 @@ from sequence_examples import dyads
 
 from pylmernn.engines import nme_crf
 from pylmernn.engines.control import Control
-from pylmernn.engines.nme_crf_model import curvatures, gradients, newton_step, next_factor, tails
+from pylmernn.engines.nme_crf_model import curvatures, gradients, is_diagonal, newton_step, next_factor, tails
 from pylmernn.formula import build
 from pylmernn.formula.sequences import read_sequences
 from pylmernn.training.options import Training
@@ -101,6 +101,13 @@ def test_em_raises_the_likelihood_and_centres_deviations():
     assert (np.diff(deviances[2:]) < 0.05).all()
     assert deviances[-1] < deviances[0]
     np.testing.assert_allclose(fit.v.mean(0), 0.0, atol=1e-8)
+
+
+def test_covariances_need_groups():
+    assert not is_diagonal("us", 9, 180, "")
+    assert is_diagonal("us", 9, 179, "")
+    assert is_diagonal("us", 13, 10_000, "")
+    assert is_diagonal("diag", 2, 10_000, "")
 
 
 def test_tails_are_left_out():
