@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
-WHOLE_STEPS, LONGEST_SEARCH = 0.5, 8  # share of the warm-up before steps shorten; how many warm-ups that may take
+WHOLE_STEPS, LONGEST_SEARCH = 0.5, 4  # share of the warm-up before steps shorten; how many warm-ups that may take
 WINDOW, MOVING = 10, 0.03  # transitions that are compared with as many before, and how far they may be apart
 FADING = 0.7
 DISCARDED, FEWEST = 0.7, 4  # share of the recorded draws that is thrown away; draws that are worth keeping

@@ -26,7 +26,7 @@ class Sampling:
     draws : int, optional
         Kept of each chain after training. By default 200; from 100,000 rows (times classes) on fewer, at least 40.
     warmup : int, optional
-        Of each chain before these, while the parameters settle: half with whole steps, or more, up to 8 times as many,
+        Of each chain before these, while the parameters settle: half with whole steps, or more, up to 4 warm-ups,
         while a variance still moves one way, and half with shorter steps. By default half as many as the default
         draws, at most 50, and twice that where the No-U-Turn sampler draws.
     per_epoch : int, optional
