@@ -36,6 +36,7 @@ from pylmernn.mean.varying import VaryingNetwork, select
 
 FloatArray = NDArray[np.float64]
 
+MOST_DERIVATIVES = 400_000_000  # of linear predictors, in float64
 GROUPS_EACH = 4  # for each variance and covariance, from which on "pirls" estimates them
 
 
@@ -74,14 +75,15 @@ def fit(
         With one term in ``varying`` and one network.
     family : Family
     nAGQ : int, default 1
-        Nodes a dimension of the last step, where "pirls" takes it.
+        Nodes a dimension of the last step, which "pirls" takes for any other number than 1, however few groups.
     control, callback
         As in :func:`pylmernn.engines.alternating_generalized.fit`.
 
     Raises
     ------
     DesignError
-        For a design with other networks or random terms, or a parameter that the network has not.
+        For a design with other networks or random terms, a parameter that the network has not, more derivatives than
+        memory holds, or quadrature where more than the last layer varies.
     ValueError
         Where the loss is not finite in the first epoch.
     """
@@ -89,9 +91,11 @@ def fit(
     refuse_faithful(design, control)
     begun = time.perf_counter()
     model = GeneralizedVaryingModel(design, family, control)
+    check_size(model, nAGQ)
     best, history, stopped = train(model, callback)
     model.restore(best.state)
-    found = given_trunk(model, nAGQ, control) if is_known_model(model) else model.settle()
+    enough = nAGQ != 1 or has_groups(model)
+    found = given_trunk(model, nAGQ, control) if is_known_model(model) and enough else model.settle()
     model.absorb_bias()
     message = "; ".join(text for text in (stopped, found.message) if text)
     convergence = Convergence(
@@ -128,14 +132,29 @@ def refuse_faithful(design: Design, control: Control) -> None:
 
 
 def is_known_model(model: GeneralizedVaryingModel) -> bool:
-    """Whether the model given the layers below is a generalized linear mixed model that the groups suffice for.
+    """Whether the model given the layers below is a generalized linear mixed model."""
+    return model.selected.linear and model.outputs == 1 and not model.reduced
 
-    Maximum likelihood of many variances from few groups predicts worse than EM, which stays near the best epoch.
+
+def has_groups(model: GeneralizedVaryingModel) -> bool:
+    """Whether groups suffice for maximum likelihood of all variances.
+
+    Of many variances and few groups it predicts worse than EM, which stays near the best epoch.
     """
-    if not model.selected.linear or model.outputs > 1 or model.reduced:
-        return False
     size = model.selected.size
     return model.term.n_levels >= GROUPS_EACH * (size if model.diagonal else size * (size + 1) // 2)
+
+
+def check_size(model: GeneralizedVaryingModel, nAGQ: int) -> None:
+    """Raise DesignError for derivatives that no memory holds, or nodes where there is no quadrature."""
+    size, label = model.selected.size, model.term.label
+    if model.design.n * model.outputs * size > MOST_DERIVATIVES:
+        raise DesignError(
+            f"{label}: {size} parameters that vary are too many for {model.design.n} rows: let fewer vary, such as "
+            f"(nn.last | {model.term.group}), or take fewer hidden units."
+        )
+    if nAGQ > 1 and not is_known_model(model):
+        raise DesignError(f"nAGQ is {nAGQ}: {label} takes Laplace's approximation only; use nAGQ=1.")
 
 
 def given_trunk(model: GeneralizedVaryingModel, nAGQ: int, control: Control) -> Given:

@@ -190,6 +190,29 @@ def test_bad_bars(formula, message):
         pylmernn.glmernn(formula, simulated("binomial", 5, 4))
 
 
+def test_quadrature_given_the_layers_below():
+    data = simulated("binomial", groups=12, seed=5)
+    linear = pylmernn.glmernn("y ~ x + (1 | g)", data, nAGQ=7)
+    bar = '(nn["layers.0.bias"] | g)'
+    fit = pylmernn.glmernn(f"y ~ nn(x, hidden=c()) + {bar}", data, nAGQ=7, control=settings(2))
+    assert float(fit.logLik()) == pytest.approx(float(linear.logLik()), abs=1e-4)
+    with pytest.raises(DesignError, match=r"nAGQ is 7: .* Laplace's approximation only"):
+        pylmernn.glmernn("y ~ nn(x, hidden=c(2)) + (nn | g)", data, nAGQ=7)
+
+
+def test_covariances_of_few_groups_are_left_to_em():
+    data = simulated("binomial", groups=8)
+    fit = pylmernn.glmernn(LINEAR, data, control=settings(2))
+    assert not fit.estimates.exact
+    assert pylmernn.glmernn(LINEAR, data, nAGQ=0, control=settings(2)).estimates.exact
+
+
+def test_too_many_derivatives(monkeypatch):
+    monkeypatch.setattr(nme_generalized, "MOST_DERIVATIVES", 100)
+    with pytest.raises(DesignError, match="let fewer vary"):
+        pylmernn.glmernn("y ~ nn(x) + (nn | g)", simulated("binomial", 5, 4))
+
+
 def test_other_methods_refuse():
     with pytest.raises(DesignError, match="only method 'nme'"):
         pylmernn.glmernn("y ~ nn(x) + (nn | g)", simulated("binomial", 5, 4), method="mcem")
