@@ -31,6 +31,7 @@ from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme_exact import given_trunk
 from pylmernn.engines.nme_model import State, VaryingModel
+from pylmernn.engines.nme_settle import given, settle
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
 from pylmernn.mean.varying import Selected
@@ -95,7 +96,8 @@ class VaryingEstimates:
         """Free parameters of Sigma."""
         if self.factor.ndim == 1:
             return len(self.factor)
-        size, rank = self.factor.shape
+        size, rank = int(self.factor.any(axis=1).sum()), self.factor.shape[1]
+        rank = min(size, rank)
         return size * rank - rank * (rank - 1) // 2
 
 
@@ -131,13 +133,13 @@ def fit(
         history, stopped = nme_faithful.train(model, control.training.epochs), ""
         chosen = 1 + int(np.argmin(history["loss"]))
         model.absorb_scale()
-        found = model.given(model.portions(torch.arange(design.n)))
+        found = given(model, model.portions(torch.arange(design.n)))
     else:
         best, history, stopped = train(model, callback)
         chosen = best.epoch
         model.restore(best.state)
         model.absorb_scale()
-        found = given_trunk(model, REML, control) if model.selected.linear else model.settle()
+        found = given_trunk(model, REML, control) if model.selected.linear else settle(model)
     model.absorb_bias()
     offset = 0.0 if design.offset is None else design.offset
     message = "; ".join(text for text in (stopped, found.message) if text)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pylmernn.engines import nme_layers
 from pylmernn.engines.alternating import RISE, LinearMember
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import response
@@ -20,7 +21,7 @@ from pylmernn.engines.nme_training import VaryingTrainer
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.networks import Networks, build, specify, weights_of
-from pylmernn.mean.varying import VaryingNetwork, select
+from pylmernn.mean.varying import GATHERED, VaryingNetwork, select
 from pylmernn.training.holdout import split
 from pylmernn.training.loop import count_matrices, squared_error
 from pylmernn.training.options import DECAY
@@ -32,11 +33,13 @@ FULL = 12  # parameters that vary up to which a plain bar has a full covariance 
 RANK = 6  # of the deviations beyond
 FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
 EM_STEPS = 3  # between two epochs
-LAST_ROUNDS, LAST_STEPS, LAST_SWEEPS = 15, 20, 5  # given theta_bar; sweeps where the rows are in parts
+LAST_ROUNDS, LAST_STEPS = 15, 20  # given theta_bar
 LAST_CHANGE = 0.02  # of the deviance by one of these rounds, which ends them
 PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced rank stand for before the data speak
 COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
 PORTION = 8_000_000  # derivatives up to which every epoch solves for all groups, else for some
+LAYERED = 100_000_000  # the same where derivatives are held by layers
+EVERY = 4  # epochs between two steps beyond
 LEAST_SHARE = 0.1  # of a step in the variances that a portion of the groups may take
 HALVINGS = 3  # of a step that linearisation promised too much of
 
@@ -122,6 +125,8 @@ class VaryingModel:
         self.diagonal = term.covariance == "diag"
         self.reduced = term.covariance == "rr" or (not self.diagonal and self.selected.size > FULL)
         self.rank = min(term.rank or RANK, self.selected.size, term.n_levels)
+        self.by_layers = self.reduced and self.network.by_layers and self.selected.size > GATHERED and outputs == 1
+        self.queue: list[tuple[Tensor, Groups]] = []
         self.training = training
         self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
         self.rows = torch.from_numpy(self.held.learned(0))
@@ -158,22 +163,28 @@ class VaryingModel:
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
         if len(self.rows) * self.selected.size <= PORTION:
             self.solve(self.rows, self.groups, EM_STEPS)
-        else:
-            self.solve(*self.portions(self.rows)[0], 1)
+        elif not self.by_layers:
+            self.queue = self.queue or self.portions(self.rows)
+            self.solve(*self.queue.pop(), 1)
+        elif number % EVERY == 1:
+            self.queue = self.queue or self.portions(self.rows)
+            self.solve(*self.queue.pop(), EM_STEPS)
         if not torch.isfinite(self.eta).all():
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
 
     def solve(self, rows: Tensor, groups: Groups, steps: int, learn: bool = True) -> Posterior:
         """EM steps in the model linearised at the deviations; they then move, and their mean goes to theta_bar."""
+        if self.by_layers:
+            return nme_layers.solve(self, rows, groups, steps, learn)
         f, J = self.linearised(rows)
         codes, X, root = self.codes[rows], self.X[rows], self.weights[rows].sqrt()
         rest = self.y[rows] - X @ self.beta - f + (J * self.eta[codes]).sum(1)
-        if self.factor is None or (self.reduced and learn and self._collapsed(J, rest)):
+        if self.factor is None or (self.reduced and learn and self.stands_for_nothing(J @ self.factor, rest)):
             self._start(J, rest, codes)
         assert self.factor is not None
         penalty = self.rank * float((J**2).sum(1).mean()) / (PRIOR_SHARE * self.scale**2)
-        share = max(LEAST_SHARE, min(1.0, groups.present / self.groups.present))  # few groups say little of variances
+        share = self.share_of(groups)
         solver = torch.linalg.pinv(root[:, None] * X)
         weighted = root[:, None] * J
         for _ in range(steps):
@@ -189,44 +200,44 @@ class VaryingModel:
             rest = rest - X @ step
         eta = found.effects
         if not self.selected.linear:
-            eta = self._shortened(rows, eta, rest - (J * self.eta[codes]).sum(1), J)
+            own = self.eta[codes]
+            eta = self.shortened(rows, eta, rest - (J * own).sum(1), (J * (eta[codes] - own)).sum(1))
+        self.move(eta, codes)
+        return found
+
+    def share_of(self, groups: Groups) -> float:
+        """Of a step in the variances that groups may take: few say little."""
+        return max(LEAST_SHARE, min(1.0, groups.present / self.groups.present))
+
+    def move(self, eta: Tensor, codes: Tensor) -> None:
+        """New deviations (q, D) of the groups in ``codes``; the mean of all goes to theta_bar."""
         seen = torch.bincount(codes, minlength=len(eta)) > 0
         eta = torch.where(seen[:, None], eta, self.eta)
         self.known = self.known | seen
         mean = eta[self.known].mean(0)
         self.network.move(mean.float())
         self.eta = torch.where(self.known[:, None], eta - mean, torch.zeros_like(eta))
-        return found
 
-    def _sweep(self, parts: list[tuple[Tensor, Groups]]) -> float:
-        """One EM step of all groups part by part; returns the deviance before it."""
-        assert self.factor is not None
-        squares, deviance, second = 0.0, 0.0, 0.0 * self.factor
-        for rows, groups in parts:
-            f, J = self.linearised(rows)
-            codes, root = self.codes[rows], self.weights[rows].sqrt()
-            rest = self.y[rows] - self.X[rows] @ self.beta - f
-            working = rest + (J * self.eta[codes]).sum(1)
-            found = posterior(root[:, None] * J, root * working, self.factor, self.sigma2, groups)
-            inside = codes.unique()
-            self.eta[inside] = self._shortened(rows, found.effects, rest, J)[inside]
-            squares, deviance = squares + found.squares, deviance + found.deviance
-            if not self.reduced:
-                second = second + found.second * (groups.present / self.term.n_levels)
-        self.sigma2 = squares / self.design.n
-        if not self.reduced:
-            self.factor = factor_of(second)
-        return deviance
+    def portions(self, rows: Tensor, by_matrix: bool = False) -> list[tuple[Tensor, Groups]]:
+        """Rows of random groups, in parts whose derivatives fit into memory; a group is in one part.
 
-    def portions(self, rows: Tensor) -> list[tuple[Tensor, Groups]]:
-        """Rows of random groups, in parts whose derivatives fit into memory; a group is in one part."""
+        ``by_matrix`` makes parts for derivatives in one matrix even where they could be held by layers.
+        """
         codes = self.codes[rows]
         place = torch.from_numpy(self.trainer.rng.permutation(self.term.n_levels))[codes]
         order = torch.argsort(place, stable=True)
-        numbers = torch.arange(1, len(rows) + 1) * self.selected.size // PORTION
+        layers = self.by_layers and not by_matrix
+        size = sum(sum(shape) for shape in self.selected.shapes) if layers else self.selected.size
+        numbers = torch.arange(1, len(rows) + 1) * size // (LAYERED if layers else PORTION)
         ends = torch.searchsorted(place[order], place[order], right=True) - 1  # where each row's group ends
         own = [rows[order[numbers[ends] == k]] for k in numbers[ends].unique()]
         return [(r, Groups(self.term.codes[r.numpy()], self.term.n_levels, self.selected.size)) for r in own]
+
+    def start_on(self, rows: Tensor) -> None:
+        """First variances from some rows."""
+        f, J = self.linearised(rows)
+        codes = self.codes[rows]
+        self._start(J, self.y[rows] - self.X[rows] @ self.beta - f + (J * self.eta[codes]).sum(1), codes)
 
     def _start(self, J: Tensor, rest: Tensor, codes: Tensor) -> None:
         """First variances: deviations stand for a share of the variance, all parameters alike."""
@@ -238,15 +249,18 @@ class VaryingModel:
             groups = Groups(codes.numpy().astype(np.int32), self.term.n_levels, len(ones))
             effects = posterior(J, rest, ones, self.sigma2, groups).effects
             _, values, vectors = torch.linalg.svd(effects, full_matrices=False)
-            self.factor = vectors[: self.rank].T * values[: self.rank] / len(effects) ** 0.5
+            self.factor = vectors[: self.rank].T * values[: self.rank] / groups.present**0.5
 
-    def _collapsed(self, J: Tensor, rest: Tensor) -> bool:
-        """Whether a factor of reduced rank stands for nothing, as it may before the network has learnt anything."""
-        assert self.factor is not None
-        return float(((J @ self.factor) ** 2).sum(1).mean()) < COLLAPSED * float(rest.var(correction=0))
+    @staticmethod
+    def stands_for_nothing(A: Tensor, rest: Tensor) -> bool:
+        """Whether a factor of reduced rank does, with ``A = J U``; it may before the network has learnt anything."""
+        return float((A**2).sum(1).mean()) < COLLAPSED * float(rest.var(correction=0))
 
-    def _shortened(self, rows: Tensor, eta: Tensor, rest: Tensor, J: Tensor) -> Tensor:
-        """New deviations (q, D), nearer to the old ones in groups whose rows they fit far worse than promised."""
+    def shortened(self, rows: Tensor, eta: Tensor, rest: Tensor, change: Tensor) -> Tensor:
+        """New deviations (q, D), nearer to the old ones in groups whose rows they fit far worse than promised.
+
+        ``rest`` (m,) is the response less the mean at the old ones, ``change`` (m,) what the linearised model adds.
+        """
         codes, weights, q = self.codes[rows], self.weights[rows], len(eta)
 
         def squares(errors: Tensor) -> Tensor:
@@ -255,12 +269,13 @@ class VaryingModel:
         known = self.y[rows] - self.X[rows] @ self.beta
         before = squares(rest)
         for _ in range(HALVINGS):
-            promised = squares(rest - (J * (eta - self.eta)[codes]).sum(1))
+            promised = squares(rest - change)
             found = squares(known - self.values(rows, eta))
             worse = found > promised + 0.5 * (before - promised).abs() + 2.0 * self.sigma2
             if not worse.any():
                 break
             eta = torch.where(worse[:, None], (eta + self.eta) / 2, eta)
+            change = torch.where(worse[codes], change / 2, change)
         return eta
 
     def criterion(self) -> tuple[float, float, float]:
@@ -313,46 +328,6 @@ class VaryingModel:
             last = last_layer(module)
             self.beta[constant] += float(last.bias.detach()) / self.design.X[0, constant]
             torch.nn.init.zeros_(last.bias)
-
-    def settle(self) -> Given:
-        """Deviations and variances given theta_bar, on all rows, by EM."""
-        parts = self.portions(torch.arange(self.design.n))
-        message = "the likelihood was still rising when EM stopped"
-        before = np.inf
-        for _ in range(LAST_ROUNDS if len(parts) == 1 else LAST_SWEEPS):
-            together = len(parts) == 1
-            deviance = self.solve(*parts[0], LAST_STEPS, learn=False).deviance if together else self._sweep(parts)
-            if abs(before - deviance) < LAST_CHANGE:
-                message = ""
-                break
-            before = deviance
-        return self.given(parts, message)
-
-    def given(self, parts: list[tuple[Tensor, Groups]], message: str = "") -> Given:
-        """What there is, with posterior variances and the deviance of the linearised model."""
-        assert self.factor is not None
-        deviance, variances = 0.0, torch.zeros(0)
-        for rows, groups in parts:
-            f, J = self.linearised(rows)
-            root = self.weights[rows].sqrt()
-            rest = self.y[rows] - self.X[rows] @ self.beta - f + (J * self.eta[self.codes[rows]]).sum(1)
-            found = posterior(root[:, None] * J, root * rest, self.factor, self.sigma2, groups, variances=True)
-            own = found.effect_variances(self.factor, in_full=not self.reduced)
-            variances = variances if len(variances) else own
-            inside = self.codes[rows].unique()
-            variances[inside] = own[inside]
-            deviance += found.deviance
-        return Given(
-            sigma=self.sigma2**0.5,
-            effects=self.eta.numpy(),
-            variances=variances.numpy(),
-            factor=self.factor.numpy(),
-            fixed_covariance=None,
-            objective=deviance - float(self.weights.log().sum()),
-            exact=False,
-            converged=True,
-            message=message,
-        )
 
     def mean(self, eta: bool = True) -> FloatArray:
         """``X beta + f`` at all rows, with or without deviations, (n,)."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
+GROUPS = 500  # whose variances are multiplied out at a time
 BUCKET_NUMBERS = 8_000_000  # of padded J and of M held at a time
 
 
@@ -58,7 +59,7 @@ class Posterior:
             return self.score_variances * L**2
         if in_full:
             return L @ self.score_variances @ L.T
-        return ((L @ self.score_variances) * L).sum(2)
+        return torch.cat([((L @ part) * L).sum(2) for part in self.score_variances.split(GROUPS)])
 
 
 class Groups:
@@ -115,14 +116,35 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
     variances : bool, default False
         Whether to keep those of each group's u.
     """
+    return posterior_of_scores(J * L if L.ndim == 1 else J @ L, r, L, sigma2, groups, variances, second=True)
+
+
+def posterior_of_scores(
+    spherical: Tensor,
+    r: Tensor,
+    L: Tensor,
+    sigma2: float,
+    groups: Groups,
+    variances: bool = False,
+    second: bool = False,
+) -> Posterior:
+    """The posterior of all groups, for ``A = J L`` (n, k).
+
+    Parameters
+    ----------
+    spherical : Tensor, shape (n, k)
+    r, L, sigma2, groups, variances
+        As in :func:`posterior`.
+    second : bool, default False
+        Whether ``second`` of the result is wanted, D times D numbers; else it is empty.
+    """
     q = groups.q
     diagonal = L.ndim == 1
-    spherical = J * L if diagonal else J @ L
-    k = spherical.shape[1]
+    k, J = spherical.shape[1], spherical
     spherical = torch.cat([spherical, spherical.new_zeros(1, k)])
     padded = torch.cat([r, r.new_zeros(1)])
     scores = J.new_zeros(q, k)
-    second = J.new_zeros(k) if diagonal else J.new_zeros(k, k)
+    moments = J.new_zeros(k) if diagonal else J.new_zeros(k, k)
     kept = None
     if variances:  # a group without rows has its prior
         kept = J.new_ones(q, k) if diagonal else torch.eye(k, dtype=J.dtype).repeat(q, 1, 1)
@@ -135,13 +157,15 @@ def posterior(J: Tensor, r: Tensor, L: Tensor, sigma2: float, groups: Groups, va
         squares += float((rest**2).sum() + sigma2 * (k * len(chosen) - trace))
         deviance += float(solved.logdet + (rb * rest).sum() / sigma2)
         scores[chosen] = solved.u
-        second += ((solved.u**2).sum(0) if diagonal else solved.u.T @ solved.u) + solved.spread
+        moments += ((solved.u**2).sum(0) if diagonal else solved.u.T @ solved.u) + solved.spread
         if kept is not None:
             assert solved.each is not None
             kept[chosen] = solved.each
-    second = second / groups.present
-    second = second * L**2 if diagonal else L @ second @ L.T
-    return Posterior(scores * L if diagonal else scores @ L.T, second, scores, kept, squares, deviance)
+    moments = moments / groups.present
+    wanted = J.new_zeros(0)
+    if second:
+        wanted = moments * L**2 if diagonal else L @ moments @ L.T
+    return Posterior(scores * L if diagonal else scores @ L.T, wanted, scores, kept, squares, deviance)
 
 
 @dataclass(frozen=True)

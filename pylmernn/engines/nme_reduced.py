@@ -6,6 +6,8 @@ system in all of U. A few conjugate gradient steps from the U at hand raise the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from pylmernn.engines.nme_posterior import Posterior
@@ -34,14 +36,27 @@ def reduced_factor(
     -------
     Tensor, shape (D, k)
     """
+    return reduced_step(lambda V: J @ V, lambda W: J.T @ W, r, codes, U, found, sigma2 * penalty)
+
+
+def reduced_step(
+    times: Callable[[Tensor], Tensor],
+    transposed: Callable[[Tensor], Tensor],
+    r: Tensor,
+    codes: Tensor,
+    U: Tensor,
+    found: Posterior,
+    ridge: float,
+) -> Tensor:
+    """:func:`reduced_factor` for J given by its products with (D, k) and, transposed, with (n, k)."""
     assert found.score_variances is not None
     mean = found.scores[codes]
     second = (found.score_variances + found.scores[:, :, None] * found.scores[:, None, :])[codes]
 
     def normal(V: Tensor) -> Tensor:
-        return J.T @ torch.einsum("nk,nkl->nl", J @ V, second) + sigma2 * penalty * V
+        return transposed(torch.einsum("nk,nkl->nl", times(V), second)) + ridge * V
 
-    residual = J.T @ (r[:, None] * mean) - normal(U)
+    residual = transposed(r[:, None] * mean) - normal(U)
     direction, size = residual.clone(), (residual**2).sum()
     for _ in range(STEPS):
         image = normal(direction)

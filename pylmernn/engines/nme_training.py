@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pylmernn.mean.varying import VaryingNetwork
+from pylmernn.mean.varying import CHUNK_ROWS, GATHERED, VaryingNetwork
 from pylmernn.training.loop import parameter_groups, schedules, squared_error
 from pylmernn.training.options import Training
 
 Tensor = torch.Tensor
-
-GATHERED = 64  # deviations up to which every row gathers its own
-CHUNK_ROWS = 16  # rows of a group that share one gathered copy beyond
 
 
 class VaryingTrainer:

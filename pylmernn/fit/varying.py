@@ -105,7 +105,7 @@ class VaryingFit:
             By the result, for a term that there is not.
         """
         selected, factor, group = self.estimates.selected, self.estimates.factor, self.design.varying[0].group
-        if factor.ndim == 2 and factor.shape[0] <= factor.shape[1]:
+        if factor.ndim == 2 and (len(factor) <= factor.shape[1] or self.estimates.variances.ndim == 3):
             return VarCorr([TermCovariance(group, selected.labels, factor @ factor.T)], self.estimates.sigma)
         terms = []
         for layer in dict.fromkeys(selected.layers):

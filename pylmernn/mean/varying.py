@@ -20,6 +20,8 @@ from pylmernn.mean.mlp import TabularNet
 Tensor = torch.Tensor
 
 CHUNK_NUMBERS = 4_000_000  # derivatives held at a time
+GATHERED = 64  # deviations up to which every row gathers its own
+CHUNK_ROWS = 16  # rows of a group that share one gathered copy beyond
 PREFIXES = ("mlp.", "module.")  # of parameter names, which a user need not write
 
 
@@ -148,7 +150,7 @@ class VaryingNetwork:
         """Values (K, c) of prepared inputs (K, c, k) with deviations (K, D)."""
         parts = self.selected.split(eta)
         if self.by_layers:
-            return self._layers(prepared, parts)
+            return self.layers(prepared, parts)
         shared = dict(self.module.named_parameters())
 
         def one(given: dict[str, Tensor], rows: Tensor) -> Tensor:
@@ -165,8 +167,14 @@ class VaryingNetwork:
             ) from error
         return mapped
 
-    def _layers(self, prepared: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        """A multilayer perceptron layer by layer."""
+    def layers(
+        self, prepared: Tensor, parts: dict[str, Tensor], record: list[tuple[int, Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """A multilayer perceptron layer by layer, (K, c).
+
+        Where there is a ``record``, it gets the number of each layer that varies, its input and its output; the input
+        of a normalisation counts as normalised.
+        """
         net = self.module
         x = prepared
         if net.factors:
@@ -175,11 +183,18 @@ class VaryingNetwork:
             x = torch.cat([prepared[:, :, :k], *embedded], dim=2)
         for j, layer in enumerate(net.mlp.layers):
             deviations = [parts.get(f"mlp.layers.{j}.{kind}") for kind in ("weight", "bias")]
-            x = layer(x) if deviations == [None, None] else _varied(layer, x, *deviations)
+            if deviations == [None, None]:
+                x = layer(x)
+                continue
+            before, x = x, _varied(layer, x, *deviations)
+            if record is not None:
+                record.append((j, _normal(layer, before) if isinstance(layer, nn.LayerNorm) else before, x))
         return x.squeeze(2)
 
     def rows(self, prepared: Tensor, eta: Tensor, codes: Tensor) -> Tensor:
         """Values (m,) of single rows (m, k), each with the deviations of its group; code -1 is none."""
+        if self.by_layers and self.selected.size > GATHERED:
+            return self._by_groups(prepared, eta, codes)
         known = (codes >= 0).to(eta.dtype)[:, None]
         out = []
         step = max(1, CHUNK_NUMBERS // max(1, self.selected.size))
@@ -189,6 +204,21 @@ class VaryingNetwork:
                 deviations = eta[codes[part].clamp(min=0)] * known[part]
                 out.append(self(prepared[part, None], deviations)[:, 0])
         return torch.cat(out)
+
+    def _by_groups(self, prepared: Tensor, eta: Tensor, codes: Tensor) -> Tensor:
+        """:meth:`rows` where rows of a group share one gathered copy."""
+        at, inside, groups = group_chunks(codes)
+        found = prepared.new_empty(len(prepared))
+        size = max(1, CHUNK_NUMBERS // max(1, self.selected.size))
+        with torch.no_grad():
+            for first in range(0, len(at), size):
+                part = slice(first, first + size)
+                deviations = eta[groups[part].clamp(min=0)] * (groups[part] >= 0).to(eta.dtype)[:, None]
+                out, mask = self(prepared[at[part]], deviations), inside[part]
+                if out.ndim == 3:
+                    found = found if found.ndim == 2 else prepared.new_empty(len(prepared), out.shape[2])
+                found[at[part][mask]] = out[mask]
+        return found
 
     def jacobian(self, prepared: Tensor, eta: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Values (m,) of single rows (m, k) and their derivatives by the deviations of their groups, (m, D)."""
@@ -214,10 +244,44 @@ class VaryingNetwork:
                 parameters[name] += step
 
 
+def group_chunks(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows in chunks of one group each, in the order of the groups.
+
+    Returns
+    -------
+    at : Tensor of int, shape (K, c)
+        Rows; the last one of a short chunk fills it up.
+    inside : Tensor of bool, shape (K, c)
+        False where a chunk is filled up.
+    groups : Tensor of int, shape (K,)
+
+    Examples
+    --------
+    >>> at, inside, groups = group_chunks(torch.tensor([2, 0, 2, 0]))
+    >>> at.tolist(), groups.tolist()
+    ([[1, 3], [0, 2]], [0, 2])
+    """
+    order = torch.argsort(codes, stable=True)
+    groups, counts = torch.unique_consecutive(codes[order], return_counts=True)
+    size = max(1, min(CHUNK_ROWS, int(counts.max()))) if len(counts) else 1
+    chunks = (counts + size - 1) // size
+    first = torch.repeat_interleave(torch.cumsum(counts, 0) - counts, chunks)
+    own = torch.repeat_interleave(torch.arange(len(counts)), chunks)
+    number = torch.arange(len(own)) - torch.repeat_interleave(torch.cumsum(chunks, 0) - chunks, chunks)
+    places = number[:, None] * size + torch.arange(size)
+    inside = places < counts[own][:, None]
+    last = (counts[own] - 1)[:, None]
+    return order[first[:, None] + torch.minimum(places, last)], inside, groups[own]
+
+
+def _normal(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    return nn.functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+
+
 def _varied(layer: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """One layer on (K, c, k) with deviations of its weight (K, ...) and bias (K, ...)."""
     if isinstance(layer, nn.LayerNorm):
-        normal = nn.functional.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+        normal = _normal(layer, x)
         scale = layer.weight if weight is None else (layer.weight + weight)[:, None]
         return normal * scale + (layer.bias if bias is None else (layer.bias + bias)[:, None])
     assert isinstance(layer, nn.Linear)
