@@ -24,7 +24,7 @@ from pylmernn.formula.response import read_response, response_numbers
 from pylmernn.formula.transforms import FUNCTIONS
 from pylmernn.formula.values import Factor
 
-TYPES = ("response", "link", "class")
+TYPES = ("link", "response", "prob", "class")
 
 
 class GeneralizedVaryingFit(VaryingFit):
@@ -111,7 +111,7 @@ class GeneralizedVaryingFit(VaryingFit):
         allow_new_levels: bool = False,
         average: int = 0,
         seed: int = 0,
-        type: str = "response",
+        type: str | None = None,
     ) -> Any:
         """Predictions for known groups and new ones.
 
@@ -119,8 +119,10 @@ class GeneralizedVaryingFit(VaryingFit):
         ----------
         newdata, re_form, allow_new_levels, average, seed
             As in :meth:`VaryingFit.predict`; averages are of means or probabilities, not of linear predictors.
-        type : {"response", "link", "class"}
-            Means (probabilities of a response of several classes), linear predictors, or the most probable class.
+        type : {"link", "response", "prob", "class"}, optional
+            Linear predictors, means (probabilities of a response of several classes), probabilities, or the most
+            probable class. By default the class of a multinomial model and the linear predictor of any other, as
+            :func:`pylmernn.glmernn` has it for models without a network that varies; with ``average`` means.
 
         Returns
         -------
@@ -131,8 +133,12 @@ class GeneralizedVaryingFit(VaryingFit):
         DesignError
             For new groups without ``allow_new_levels``, missing columns, or an unknown type.
         """
+        if type is None:
+            type = "class" if self._several else "response" if average else "link"
         if type not in TYPES:
             raise DesignError(f"type is '{type}': use one of {', '.join(TYPES)}.")
+        if type == "prob":
+            return self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
         if type == "class":
             table = self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
             numbers = table.to_numpy()

@@ -159,9 +159,9 @@ def test_new_groups_get_the_modes_of_their_posterior():
     new = simulated("binomial", groups=1, rows=12, seed=9).assign(g="new")
     with pytest.raises(DesignError, match="'new'"):
         fit.predict(new)
-    generic = fit.predict(new, allow_new_levels=True)
+    generic = fit.predict(new, allow_new_levels=True, type="response")
     average = fit.predict(new, allow_new_levels=True, average=200)
-    np.testing.assert_allclose(generic, fit.predict(new, re_form="NA"))
+    np.testing.assert_allclose(generic, fit.predict(new, re_form="NA", type="response"))
     assert np.abs(average - 0.5).mean() < np.abs(generic - 0.5).mean() + 0.02
     grown = fit.update_ranef(new)
     own = grown.ranef()["g"].loc["new"].to_numpy()
@@ -170,7 +170,7 @@ def test_new_groups_get_the_modes_of_their_posterior():
     def penalised(u):
         eta = factor @ u if factor.ndim == 2 else factor * u
         estimates = dataclasses.replace(grown.estimates, effects=np.vstack([grown.estimates.effects[:-1], eta]))
-        p = type(grown)(grown.design, estimates, grown.frame, {}).predict(new)
+        p = type(grown)(grown.design, estimates, grown.frame, {}).predict(new, type="response")
         return -2 * np.sum(np.log(np.where(new.y == 1, p, 1 - p))) + u @ u
 
     best = minimize(penalised, np.zeros(factor.shape[-1]), method="Powell").fun

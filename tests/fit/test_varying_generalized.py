@@ -38,13 +38,14 @@ def counts(data):
 
 
 def test_classes(fit, data):
-    table = fit.predict()
+    table = fit.predict(type="response")
     assert list(table.columns) == ["a", "b", "c"]
     np.testing.assert_allclose(table.sum(axis=1), 1.0)
     link = fit.predict(type="link").to_numpy()
     np.testing.assert_allclose(table, np.exp(link) / np.exp(link).sum(axis=1, keepdims=True))
     pd.testing.assert_frame_equal(table, fit.predict_proba())
-    assert (fit.predict(type="class") == table.idxmax(axis=1)).all()
+    pd.testing.assert_frame_equal(table, fit.predict(type="prob"))
+    assert (fit.predict() == table.idxmax(axis=1)).all()
     assert fit.ranef()["g"].shape == (15, 3 * 4)
     assert fit.coef()["g"].shape == (15, 3 * 4 + 3)
     assert not fit.VarCorr().residual
@@ -56,9 +57,9 @@ def test_classes(fit, data):
 
 def test_likelihood_of_a_linear_predictor(counts, data):
     mean = counts.fitted()
-    np.testing.assert_allclose(np.log(mean), counts.predict(type="link"), rtol=1e-10)
+    np.testing.assert_allclose(np.log(mean), counts.predict(), rtol=1e-10)
     np.testing.assert_allclose(counts.residuals(), data.n - mean)
-    np.testing.assert_allclose(counts.predict(data), mean, rtol=1e-4)
+    np.testing.assert_allclose(counts.predict(data, type="response"), mean, rtol=1e-4)
     assert counts.logLik().df == 1 + 3 + 6
     with pytest.raises(DesignError, match="has no classes"):
         counts.predict_proba()
@@ -98,7 +99,7 @@ def test_bad_new_rows(fit, data):
         fit.update_ranef(rows.assign(y=["a", "z"]))
     with pytest.raises(DesignError, match="missing values"):
         fit.update_ranef(rows.assign(x=[0.0, np.nan]))
-    with pytest.raises(DesignError, match="use one of response, link, class"):
+    with pytest.raises(DesignError, match="use one of link, response, prob, class"):
         fit.predict(type="margin")
     with pytest.raises(DesignError, match="preset 'faithful'"):
         pylmernn.glmernn("n ~ nn(x) + (nn | g)", data, family="poisson", control=control(preset="faithful"))
