@@ -110,6 +110,20 @@ def test_network_and_transitions_vary_together(data):
     assert "Transitions" in str(alone)
 
 
+def test_a_dot_means_neither_sequences_nor_times():
+    data = dyads(3, 6)
+    control = Control(training=Training(epochs=1))
+    dot = pylmernn.glmernn(
+        "state ~ nn(., hidden=c(2)) + (crf | dyad)", data, family="crf", sequence="sequence", time="t", control=control
+    )
+    assert dot.design.nets[0].input_names == ("x1", "x2")
+    table = data.to_dict("list")
+    again = pylmernn.glmernn(
+        "state ~ nn(., hidden=c(2)) + (crf | dyad)", table, family="crf", sequence="sequence", time="t", control=control
+    )
+    np.testing.assert_allclose(again.fitted(), dot.fitted())
+
+
 def bad(data, column, at, value):
     changed = data.copy()
     changed[column] = changed[column].astype(object)
