@@ -58,6 +58,10 @@ class Training:
         epochs without improvement, keeping the last weights; Adam with learning rate 1e-3; raw variances from 1;
         networks with ReLU, dropout 0.25 and inputs as they are, unless the formula says otherwise; in generalized
         models 5 nodes of the prior, not adaptive. Only epochs, batch_size, patience and seed can be set beside it.
+        Method "nme" it trains as the code of Woerner et al. (2023) does, in :func:`pylmernn.lmernn` only: Adam with
+        learning rate 0.01 on the network and all deviations at once, full batches, 200 epochs unless ``epochs`` says
+        otherwise, the epoch with the smallest training error kept; variances are those of the deviations, falling
+        from 1 by at most 2% an epoch, without what is unknown of each group.
 
     Raises
     ------
