@@ -77,13 +77,14 @@ def main() -> None:
     parser.add_argument("--rows", default="5,20,200")
     parser.add_argument("--models", default="generic,last,all")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(f"{'truth':10}{'rows':>6}{'seed':>6}  {'model':14}{'RMSE':>8}{'seconds':>9}")
     for kind in arguments.truth.split(","):
         for rows in map(int, arguments.rows.split(",")):
-            for seed in range(arguments.seeds):
+            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
                 train, test = simulate(kind, rows, seed)
                 for model in arguments.models.split(","):
                     begun = time.perf_counter()

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,16 +19,19 @@ from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family, FamilyError, read_family
 from pylmernn.fit.save_draws import get_draws, put_draws
+from pylmernn.fit.save_networks import get_networks, put_networks
 from pylmernn.fit.save_table import get_table, put_table
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.design import Design, DesignError, NetTerm, RandomTerm
-from pylmernn.mean.embedding import Embedding
-from pylmernn.mean.networks import NetSpec, Networks, with_modules
+from pylmernn.formula.varying import VaryingTerm, split_bars
+from pylmernn.mean.networks import with_modules
 from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
+    from pylmernn.engines.nme import VaryingEstimates
     from pylmernn.fit.mixedfit import MixedFit
     from pylmernn.fit.multinomial import MultinomialFit
+    from pylmernn.fit.varying import VaryingFit
 
 FORMAT = "pylmernn fit"
 #: Raised by one when a file of this version cannot be read by the last.
@@ -55,12 +58,12 @@ class Parts:
         return json.loads(self.arrays[name].tobytes().decode("utf-8"))
 
 
-def save(fit: MixedFit | MultinomialFit, path: str | os.PathLike[str]) -> None:
+def save(fit: MixedFit | MultinomialFit | VaryingFit, path: str | os.PathLike[str]) -> None:
     """Write a fit, whole or not at all: to a file beside it first, then into its place.
 
     Parameters
     ----------
-    fit : MixedFit or MultinomialFit
+    fit : MixedFit, MultinomialFit or VaryingFit
     path : path
     """
     from safetensors.numpy import save_file
@@ -131,8 +134,23 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
         call["nets"] = {**(call.get("nets") or {}), **nets}
     if isinstance(estimates, MultinomialEstimates):
         return MultinomialFit(design, estimates, frame, call)
+    if design.varying:
+        return _varying_fit(design, cast("VaryingEstimates", estimates), frame, call)
     kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
-    return kind(design, estimates, frame, call)
+    return kind(design, cast("Any", estimates), frame, call)
+
+
+def _varying_fit(design: Design, estimates: VaryingEstimates, frame: ModelFrame, call: dict[str, Any]) -> VaryingFit:
+    """A fit whose formula knows which of its bars are of networks."""
+    from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+    from pylmernn.fit.varying import VaryingFit
+    from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
+
+    formula = split_bars(frame.formula, [net.name for net in design.nets], list(frame.frame.columns))
+    frame = dataclasses.replace(frame, formula=formula)
+    if isinstance(estimates, GeneralizedVaryingEstimates):
+        return GeneralizedVaryingFit(design, estimates, frame, call)
+    return VaryingFit(design, estimates, frame, call)
 
 
 def _put_back(design: Design, estimates: Any, nets: Mapping[str, Any]) -> tuple[Design, Any]:
@@ -144,13 +162,17 @@ def _put_back(design: Design, estimates: Any, nets: Mapping[str, Any]) -> tuple[
     return dataclasses.replace(design, nets=terms), dataclasses.replace(estimates, networks=networks)
 
 
-def _call_state(fit: MixedFit | MultinomialFit) -> dict[str, Any]:
+def _call_state(fit: MixedFit | MultinomialFit | VaryingFit) -> dict[str, Any]:
     """The arguments that are plain text or numbers; arrays are in the design."""
     control = fit.call.get("control")
     state: dict[str, Any] = {k: v for k, v in fit.call.items() if v is None or isinstance(v, (str, bool, int, float))}
     options = {k: v for k, v in (fit.call.get("nets") or {}).items() if isinstance(v, Mapping)}
     state["nets"] = {name: dict(given) for name, given in options.items()} or None
-    return {**state, "data_name": fit._header.data, "control": None if control is None else dataclasses.asdict(control)}
+    return {
+        **state,
+        "data_name": getattr(getattr(fit, "_header", None), "data", None),
+        "control": None if control is None else dataclasses.asdict(control),
+    }
 
 
 def _control(state: dict[str, Any] | None) -> Control | None:
@@ -176,6 +198,7 @@ def _put_design(parts: Parts, design: Design) -> dict[str, Any]:
         "classes": design.classes,
         "random": [[t.group, t.column_names, t.covariance, t.label, t.options] for t in design.random],
         "nets": [_put_net(parts, k, net) for k, net in enumerate(design.nets)],
+        "varying": [_put_bar(parts, k, term) for k, term in enumerate(design.varying)],
     }
 
 
@@ -194,6 +217,19 @@ def _get_net(parts: Parts, k: int, meta: dict[str, Any]) -> NetTerm:
         options=meta["options"],
         shapes=tuple(tuple(shape) for shape in meta["shapes"]),
     )
+
+
+def _put_bar(parts: Parts, k: int, term: VaryingTerm) -> dict[str, Any]:
+    """Keep a bar under "varying.k."; returns the rest as JSON-able data."""
+    parts.put(f"varying.{k}.codes", term.codes)
+    parts.put_json(f"varying.{k}.levels", [str(level) for level in term.levels])
+    return {name: getattr(term, name) for name in ("group", "net", "selector", "covariance", "label", "rank")}
+
+
+def _get_bar(parts: Parts, k: int, meta: dict[str, Any]) -> VaryingTerm:
+    """A bar that :func:`_put_bar` kept."""
+    levels = np.array(parts.get_json(f"varying.{k}.levels"))
+    return VaryingTerm(codes=parts.arrays[f"varying.{k}.codes"], levels=levels, **meta)
 
 
 def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
@@ -224,17 +260,23 @@ def _get_design(parts: Parts, meta: dict[str, Any]) -> Design:
         response=meta["response"],
         classes=tuple(meta.get("classes", ())),
         nets=tuple(_get_net(parts, k, net) for k, net in enumerate(meta["nets"])),
+        varying=tuple(_get_bar(parts, k, term) for k, term in enumerate(meta.get("varying", []))),
     )
 
 
 _NUMBERS = ("sigma", "objective", "ldL2", "ldRX2", "pwrss", "wrss", "ussq", "objective_error")
 
 
-def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates) -> dict[str, Any]:
+def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates | VaryingEstimates) -> dict[str, Any]:
     if isinstance(e, MultinomialEstimates):
         from pylmernn.fit.save_multinomial import put_multinomial
 
         return {"multinomial": put_multinomial(parts, e)}
+    if hasattr(e, "selected"):  # what varies by group needs torch, which linear models do without
+        from pylmernn.fit.save_varying import put_varying
+
+        e = cast("VaryingEstimates", e)
+        return {"varying": put_varying(parts, e), "networks": put_networks(parts, e.networks)}
     for name in ("theta", "beta", "unscaled_vcov"):
         parts.put(f"estimates.{name}", getattr(e, name))
     for k, (b, u) in enumerate(zip(e.b, e.u, strict=True)):
@@ -263,15 +305,7 @@ def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates) -> dict[st
 
 def _read_generalized(parts: Parts, meta: dict[str, Any], terms: int, family: Family | None) -> dict[str, Any]:
     """What a generalized model has beyond a linear one."""
-    try:
-        chosen = read_family(meta["family"])
-    except FamilyError:
-        if family is None or str(family) != meta["family"]:
-            raise DesignError(
-                f"the fit has a family of your own, {meta['family']}, whose log-density a file does not hold: read it "
-                "by pylmernn.load(path, family=...)."
-            ) from None
-        chosen = family
+    chosen = named_family(meta["family"], family)
     phi, draws = parts.arrays["estimates.phi"], meta.get("draws")
     variances = (
         tuple(parts.arrays[f"estimates.{k}.variance"] for k in range(terms)) if meta.get("mode_variances") else None
@@ -287,11 +321,15 @@ def _read_generalized(parts: Parts, meta: dict[str, Any], terms: int, family: Fa
 
 def _get_estimates(
     parts: Parts, meta: dict[str, Any], family: Family | None = None
-) -> Estimates | MultinomialEstimates:
+) -> Estimates | MultinomialEstimates | VaryingEstimates:
     if "multinomial" in meta:
         from pylmernn.fit.save_multinomial import get_multinomial
 
         return get_multinomial(parts, meta["multinomial"])
+    if "varying" in meta:
+        from pylmernn.fit.save_varying import get_varying
+
+        return get_varying(parts, meta["varying"], get_networks(parts, meta["networks"]), family)
     arrays, terms = parts.arrays, range(meta["terms"])
     convergence = Convergence(
         converged=meta["converged"],
@@ -320,72 +358,20 @@ def _get_estimates(
     )
 
 
-def put_networks(parts: Parts, networks: Networks) -> dict[str, Any]:
-    """Keep the arrays of networks under "networks."; returns the rest as JSON-able data."""
-    parts.put("networks.fitted", networks.fitted)
-    parts.put("networks.numbers", np.append(networks.scale, networks.shift))
-    if networks.learned is not None:
-        parts.put("networks.learned", np.packbits(networks.learned, axis=1))
-    for i, member in enumerate(networks.members):
-        for k, weights in enumerate(member):
-            for name, value in weights.items():
-                parts.put(f"networks.{i}.{k}.{name}", value)
-    return {
-        "specs": [_spec_state(spec) for spec in networks.specs],
-        "weights": [[list(weights) for weights in member] for member in networks.members],
-        "history": networks.history,
-        "best_epoch": networks.best_epoch,
-        "out_of_fold": networks.out_of_fold,
-        "criterion": networks.criterion,
-        "embeddings": [_put_embedding(parts, k, embedding) for k, embedding in enumerate(networks.embeddings)],
-    }
+def named_family(name: str, family: Family | None) -> Family:
+    """The family of that name, or the user's own where it has it.
 
-
-def _put_embedding(parts: Parts, k: int, embedding: Embedding | None) -> dict[str, Any] | None:
-    if embedding is None:
-        return None
-    for name, value in embedding.weights.items():
-        parts.put(f"networks.embedding.{k}.{name}", value)
-    fields = {f.name: getattr(embedding, f.name) for f in dataclasses.fields(embedding) if f.name != "weights"}
-    return {**fields, "weights": list(embedding.weights)}
-
-
-def _get_embedding(parts: Parts, k: int, meta: dict[str, Any] | None) -> Embedding | None:
-    if meta is None:
-        return None
-    weights = {name: parts.arrays[f"networks.embedding.{k}.{name}"] for name in meta["weights"]}
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
-    return Embedding(**{**given, "weights": weights})
-
-
-def get_networks(parts: Parts, meta: dict[str, Any]) -> Networks:
-    """Networks that :func:`put_networks` kept."""
-    scale, *shift = parts.arrays["networks.numbers"].tolist()
-    fitted, learned = parts.arrays["networks.fitted"], parts.arrays.get("networks.learned")
-    return Networks(
-        specs=tuple(_spec(spec) for spec in meta["specs"]),
-        members=tuple(
-            tuple({name: parts.arrays[f"networks.{i}.{k}.{name}"] for name in names} for k, names in enumerate(member))
-            for i, member in enumerate(meta["weights"])
-        ),
-        scale=scale,
-        shift=shift[0] if len(shift) == 1 else tuple(shift),
-        fitted=fitted,
-        history=meta["history"],
-        best_epoch=tuple(meta["best_epoch"]),
-        out_of_fold=meta["out_of_fold"],
-        learned=None if learned is None else np.unpackbits(learned, axis=1, count=len(fitted)).astype(bool),
-        criterion=meta.get("criterion", "mean squared error"),
-        embeddings=tuple(_get_embedding(parts, k, one) for k, one in enumerate(meta.get("embeddings", []))),
-    )
-
-
-def _spec_state(spec: NetSpec) -> dict[str, Any]:
-    """All but the user's module, which is code."""
-    return {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "module"}
-
-
-def _spec(meta: dict[str, Any]) -> NetSpec:
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in meta.items()}
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in meta["options"].items()}
-    return NetSpec(**{**given, "options": options, "shapes": tuple(tuple(shape) for shape in meta["shapes"])})
+    Raises
+    ------
+    DesignError
+        Where it is the user's own and not given.
+    """
+    try:
+        return read_family(name)
+    except FamilyError:
+        if family is None or str(family) != name:
+            raise DesignError(
+                f"the fit has a family of your own, {name}, whose log-density a file does not hold: read it "
+                "by pylmernn.load(path, family=...)."
+            ) from None
+        return family

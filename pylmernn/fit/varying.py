@@ -162,6 +162,10 @@ class VaryingFit:
         """Training and held-out errors against epochs."""
         return plot_history(self.estimates.networks, ax)
 
+    def model_frame(self) -> pd.DataFrame:
+        """The variables of the model, one row for each row in use."""
+        return self.frame.frame.copy()
+
     # ---- values
 
     def fitted(self) -> pd.Series:
@@ -311,12 +315,13 @@ class VaryingFit:
     __repr__ = __str__
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Not offered yet.
+        """Keep the fit in one file (safetensors, with JSON text), readable by :func:`pylmernn.load`.
 
-        Raises
-        ------
-        DesignError
+        Parameters
+        ----------
+        path : path
+            Written whole or not at all.
         """
-        raise DesignError(
-            "this version does not save fits of networks that vary by group: keep the formula and a seed."
-        )
+        from pylmernn.fit import save
+
+        save.save(self, path)

@@ -108,8 +108,23 @@ def test_the_users_own_module_varies():
     np.testing.assert_allclose(fit.predict(ORTHODONT), fit.fitted(), rtol=1e-5)
 
 
-def test_what_is_not_there_yet(last, tmp_path):
-    with pytest.raises(DesignError, match="does not save"):
-        last.save(tmp_path / "fit")
+@pytest.mark.parametrize("name", ["last", "deep"])
+def test_a_file_holds_the_fit(name, request, tmp_path):
+    fit = request.getfixturevalue(name)
+    fit.save(tmp_path / "fit")
+    again = pylmernn.load(tmp_path / "fit")
+    assert str(again) == str(fit)
+    assert again.formula() == fit.formula()
+    rows = ORTHODONT.sample(20, random_state=1)
+    pd.testing.assert_series_equal(again.predict(rows), fit.predict(rows))
+    for ours, theirs in zip(
+        again.ranef(condVar=True).condsd().values(), fit.ranef(condVar=True).condsd().values(), strict=True
+    ):
+        pd.testing.assert_frame_equal(ours, theirs)
+    new = rows.assign(Subject="new")
+    pd.testing.assert_series_equal(again.update_ranef(new).predict(new), fit.update_ranef(new).predict(new))
+
+
+def test_new_rows_need_a_response(last):
     with pytest.raises(DesignError, match="missing"):
         last.update_ranef(ORTHODONT.head(2).assign(distance=np.nan))
