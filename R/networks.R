@@ -27,6 +27,7 @@ read_network <- function(e) {
   options <- arguments$options
   name <- if (is.null(options$net)) "nn" else options$net
   options$net <- NULL
+  if ("hidden" %in% names(options) && is.null(options$hidden)) options$hidden <- numeric(0) # c(): no hidden layers
   list(label = label, name = name, inputs = lapply(arguments$inputs, as_variable), options = options)
 }
 

@@ -57,3 +57,9 @@ test_that("levels of crossed groups are those of lme4, in its order", {
   expect_equal(factor(text, sorted_text(text)), factor(text))
   expect_equal(used_levels(c(0.5, NA, 0.25)), list(codes = c(2L, NA, 1L), levels = c("0.25", "0.5")))
 })
+
+test_that("hidden = c() is a network without hidden layers, not the default one", {
+  hidden <- function(formula) parse_formula(formula, data.frame(y = 1, x = 1, g = 1))$networks[[1]]$options
+  expect_identical(hidden(y ~ nn(x, hidden = c()) + (1 | g)), list(hidden = numeric(0)))
+  expect_identical(hidden(y ~ nn(x) + (1 | g))$hidden, NULL)
+})
