@@ -4,7 +4,7 @@
 #'
 #' @param x A fit by [lmernn()].
 #' @param form A formula as in [lme4::plot.merMod()], handled by lme4; only where there are no networks, `gp()` or
-#'   `embed()`.
+#'   `embed()`; or a text, which is taken as `kind`.
 #' @param kind What to draw:
 #'   * `"residuals"`: standardized residuals against fitted values;
 #'   * `"predicted"`: observed against predicted responses, on rows that the networks have not learnt from where there
@@ -39,7 +39,9 @@
 #' plot(fit, kind = "predicted")
 plot.merModNN <- function(x, form = NULL, kind = "residuals", inputs = NULL, pair = NULL, term = NULL, n_repeats = 5,
                           seed = 0, grid_size = 40, row = NULL, newdata = NULL, bins = 10, ...) {
-  if (!is.null(form)) {
+  if (is.character(form)) {
+    kind <- form
+  } else if (!is.null(form)) {
     return(plot(as_merMod(x), form, ...))
   }
   kinds <- c("residuals", "predicted", "history", "importance", "partial", "variogram", "map", "distribution",
