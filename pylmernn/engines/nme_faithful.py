@@ -80,6 +80,7 @@ def train(model: VaryingModel, epochs: int | None) -> dict[str, list[float]]:
     mean = effects.mean(0)
     network.move(mean.float())
     model.eta, model.sigma2, model.reduced = effects - mean, max(sigma2, smallest) * model.scale**2, False
+    model.by_layers = False
     diagonal = bool((covariance == torch.diag(torch.diagonal(covariance))).all())
     model.factor = torch.diagonal(covariance).sqrt() if diagonal else torch.linalg.cholesky(covariance)
     return history

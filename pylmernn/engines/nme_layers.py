@@ -13,24 +13,27 @@ import torch
 
 from pylmernn.engines.nme_posterior import Groups, Posterior, posterior_of_scores
 from pylmernn.engines.nme_reduced import reduced_step
-from pylmernn.mean.layerwise import LayerDerivatives, layerwise
+from pylmernn.mean.layerwise import LayerDerivatives, MatrixDerivatives, layerwise
 
 if TYPE_CHECKING:
     from pylmernn.engines.nme_model import VaryingModel
 
 Tensor = torch.Tensor
+Derivatives = LayerDerivatives | MatrixDerivatives
 
+PART = 0.5  # of such a step that is taken where the rows are few of all
 LEARN_ROWS = 10_000  # that a step for U rests on
 
 
-def derivatives(model: VaryingModel, rows: Tensor) -> LayerDerivatives:
+def derivatives(model: VaryingModel, rows: Tensor) -> Derivatives:
     """Of the network before scaling, at the deviations as they are."""
     model.network.module.eval()
-    return layerwise(model.network, model.prepared[rows], model.eta.float(), model.codes[rows])
+    given = model.network, model.prepared[rows], model.eta.float(), model.codes[rows]
+    return layerwise(*given) if model.network.by_layers else MatrixDerivatives(*given, model.factor)
 
 
 def expected(
-    model: VaryingModel, rows: Tensor, groups: Groups, J: LayerDerivatives, steps: int
+    model: VaryingModel, rows: Tensor, groups: Groups, J: Derivatives, steps: int
 ) -> tuple[Posterior, Tensor, Tensor]:
     """EM steps for scores, sigma and beta in the linearised model, U as it is.
 
@@ -64,34 +67,43 @@ def solve(model: VaryingModel, rows: Tensor, groups: Groups, steps: int, learn: 
     J = derivatives(model, rows)
     if model.factor is None or (learn and collapsed(model, rows, J)):
         model.start_on(model.portions(rows, by_matrix=True)[0][0])
-    assert model.factor is not None
-    found, target, A = expected(model, rows, groups, J, steps)
-    codes = model.codes[rows]
-    eta = found.effects
-    rest = target - model.scale * J.own
-    change = (A * found.scores[codes]).sum(1) - model.scale * J.own
-    eta = model.shortened(rows, eta, rest, change)
+        J = derivatives(model, rows)
+    found, target, A = expected(model, rows, groups, J, 1 if learn else steps)
+    for _ in range(steps - 1 if learn else 0):
+        learn_factor(model, rows, J, target, found)
+        found, target, A = expected(model, rows, groups, J, 1)
+    own, codes = model.scale * J.own, model.codes[rows]
+    change = (A * found.scores[codes]).sum(1) - own
+    eta = model.shortened(rows, found.effects, target - own, change)
     if learn:
-        some = torch.from_numpy(model.trainer.rng.permutation(len(rows))[:LEARN_ROWS])
-        part, root = J.take(some), model.weights[rows[some]].sqrt()
-        penalty = model.rank * float(J.squares().mean()) * len(some) / len(rows)
-        model.factor = reduced_step(
-            lambda V: model.scale * root[:, None] * (part @ V),
-            lambda W: model.scale * part.transposed(root[:, None] * W),
-            root * target[some],
-            codes[some],
-            model.factor,
-            found,
-            model.sigma2 * penalty,
-        )
+        learn_factor(model, rows, J, target, found)
     model.move(eta, codes)
     return found
 
 
-def collapsed(model: VaryingModel, rows: Tensor, J: LayerDerivatives) -> bool:
+def learn_factor(model: VaryingModel, rows: Tensor, J: Derivatives, target: Tensor, found: Posterior) -> None:
+    """A step for U at some rows."""
+    assert model.factor is not None
+    some = torch.from_numpy(model.trainer.rng.permutation(len(rows))[: model.rows_at_a_time(LEARN_ROWS)])
+    part, codes, root = J.take(some), model.codes[rows], model.weights[rows[some]].sqrt()
+    penalty = model.rank * float(J.squares().mean()) * len(some) / len(rows)
+    U = reduced_step(
+        lambda V: model.scale * root[:, None] * (part @ V),
+        lambda W: model.scale * part.transposed(root[:, None] * W),
+        root * target[some],
+        codes[some],
+        model.factor,
+        found,
+        model.sigma2 * penalty,
+    )
+    share = max(PART, len(some) / len(rows))
+    model.factor = model.factor + share * (U - model.factor)
+
+
+def collapsed(model: VaryingModel, rows: Tensor, J: Derivatives) -> bool:
     """As :meth:`VaryingModel.collapsed`, at some rows."""
     assert model.factor is not None
-    some = torch.from_numpy(np.arange(0, len(rows), max(1, len(rows) // LEARN_ROWS)))
+    some = torch.from_numpy(np.arange(0, len(rows), max(1, len(rows) // model.rows_at_a_time(LEARN_ROWS))))
     part = J.take(some)
     rest = model.y[rows[some]] - model.X[rows[some]] @ model.beta + model.scale * (part.own - part.values)
     return model.stands_for_nothing(model.scale * (part @ model.factor), rest)

@@ -39,7 +39,8 @@ PRIOR_SHARE = 1.0  # of the variance of the response: what deviations of reduced
 COLLAPSED = 1e-3  # share of the variance below which a factor of reduced rank starts anew
 PORTION = 8_000_000  # derivatives up to which every epoch solves for all groups, else for some
 LAYERED = 100_000_000  # the same where derivatives are held by layers
-EVERY = 4  # epochs between two steps beyond
+EVERY = 4  # epochs from one step to the next where derivatives take more than 12 times as much
+VISIT = 3  # epochs in which every group has its turn where derivatives are in parts
 LEAST_SHARE = 0.1  # of a step in the variances that a portion of the groups may take
 HALVINGS = 3  # of a step that linearisation promised too much of
 
@@ -125,12 +126,15 @@ class VaryingModel:
         self.diagonal = term.covariance == "diag"
         self.reduced = term.covariance == "rr" or (not self.diagonal and self.selected.size > FULL)
         self.rank = min(term.rank or RANK, self.selected.size, term.n_levels)
-        self.by_layers = self.reduced and self.network.by_layers and self.selected.size > GATHERED and outputs == 1
-        self.queue: list[tuple[Tensor, Groups]] = []
         self.training = training
         self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
         self.rows = torch.from_numpy(self.held.learned(0))
         self.groups = Groups(term.codes[self.rows.numpy()], term.n_levels, self.selected.size)
+        numbers = len(self.rows) * self.selected.size
+        layered = self.network.by_layers and self.selected.size > GATHERED
+        self.by_layers = self.reduced and outputs == 1 and (layered or numbers > PORTION)
+        self.every = max(1, min(EVERY, numbers // (4 * PORTION))) if self.by_layers else 1
+        self.queue: list[tuple[Tensor, Groups]] = []
         self.known = torch.zeros(term.n_levels, dtype=torch.bool)
         self.trainer = VaryingTrainer(
             self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float(), loss
@@ -163,12 +167,9 @@ class VaryingModel:
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
         if len(self.rows) * self.selected.size <= PORTION:
             self.solve(self.rows, self.groups, EM_STEPS)
-        elif not self.by_layers:
-            self.queue = self.queue or self.portions(self.rows)
-            self.solve(*self.queue.pop(), 1)
-        elif number % EVERY == 1:
-            self.queue = self.queue or self.portions(self.rows)
-            self.solve(*self.queue.pop(), EM_STEPS)
+        elif (number - 1) % self.every == 0:
+            for part in self.next_portions():
+                self.solve(*part, EM_STEPS if self.every < EVERY else EM_STEPS - 1)
         if not torch.isfinite(self.eta).all():
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
@@ -193,7 +194,8 @@ class VaryingModel:
                 old = self.factor**2 if self.diagonal else self.factor @ self.factor.T
                 self.factor = factor_of(old + share * (found.second - old))
             elif learn:
-                self.factor = reduced_factor(weighted, root * rest, codes, self.factor, found, self.sigma2, penalty)
+                better = reduced_factor(weighted, root * rest, codes, self.factor, found, self.sigma2, penalty)
+                self.factor = self.factor + share * (better - self.factor)
             self.sigma2 += share * (max(found.squares / len(rows), 1e-10 * self.scale**2) - self.sigma2)
             step = solver @ (root * (rest - (J * found.effects[codes]).sum(1)))
             self.beta = self.beta + step
@@ -232,6 +234,18 @@ class VaryingModel:
         ends = torch.searchsorted(place[order], place[order], right=True) - 1  # where each row's group ends
         own = [rows[order[numbers[ends] == k]] for k in numbers[ends].unique()]
         return [(r, Groups(self.term.codes[r.numpy()], self.term.n_levels, self.selected.size)) for r in own]
+
+    def next_portions(self) -> list[tuple[Tensor, Groups]]:
+        """Those of the rows to learn from whose turn it is in an epoch."""
+        self.queue = self.queue or self.portions(self.rows)
+        count = 1 if self.by_layers else -(-len(self.queue) // VISIT)
+        taken = self.queue[:count]
+        self.queue = self.queue[count:] + taken
+        return taken
+
+    def rows_at_a_time(self, most: int) -> int:
+        """Rows whose derivatives may be held together."""
+        return most if self.network.by_layers else min(most, max(1, PORTION // self.selected.size))
 
     def start_on(self, rows: Tensor) -> None:
         """First variances from some rows."""

@@ -11,7 +11,7 @@ from pylmernn.engines.nme_posterior import Groups, factor_of, posterior
 
 Tensor = torch.Tensor
 
-SWEEPS, INNER = 15, 4  # over all parts; EM steps of one part
+SWEEPS, INNER = 20, 10  # over all parts; EM steps of one part
 ENOUGH = 0.5  # of the deviance by a round: more than so much is worth a message
 
 
@@ -27,7 +27,7 @@ def settle(model: VaryingModel) -> Given:
         else:
             deviance = sums.sweep(model, parts)
         before, change = deviance, abs(before - deviance)
-        if change < LAST_CHANGE:
+        if change < (LAST_CHANGE if together else LAST_CHANGE / 4):
             break
     message = f"EM stopped while the deviance still changed by {change:.1f} a round" if change > ENOUGH else ""
     return given(model, parts, message)
@@ -76,6 +76,7 @@ class Sums:
         every = torch.arange(model.design.n)
         errors = model.y - model.X @ model.beta - model.values(every, model.eta)
         model.beta = model.beta + solver @ (model.weights.sqrt() * errors)
+        model.move(model.eta.clone(), model.codes)
         return deviance
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pylmernn.mean.varying import VaryingNetwork, group_chunks
+from pylmernn.mean.varying import CHUNK_NUMBERS, VaryingNetwork, group_chunks
 
 Tensor = torch.Tensor
 
@@ -173,3 +173,68 @@ def layerwise(network: VaryingNetwork, prepared: Tensor, eta: Tensor, codes: Ten
         whole[order] = numbers.double()
         ordered.append(whole)
     return LayerDerivatives(ordered[0], ordered[1], tuple(pieces), order)
+
+
+class MatrixDerivatives:
+    """Derivatives of any network, computed by parts of the rows whenever a product needs them.
+
+    Has values, own, ``@``, take and squares as :class:`LayerDerivatives`; its rows are those of ``codes``.
+
+    Parameters
+    ----------
+    network : VaryingNetwork
+    prepared : Tensor, shape (n, k)
+    eta : Tensor, shape (q, D)
+    codes : Tensor of int, shape (n,)
+    factor : Tensor, shape (D, k), optional
+        A matrix whose product comes with the first pass over the rows.
+    """
+
+    def __init__(
+        self, network: VaryingNetwork, prepared: Tensor, eta: Tensor, codes: Tensor, factor: Tensor | None = None
+    ) -> None:
+        self.network, self.prepared, self.eta, self.codes, self.factor = network, prepared, eta, codes, factor
+        V = torch.zeros(network.selected.size, 0) if factor is None else factor
+        values, own, products, squares = [], [], [], []
+        size = max(1, CHUNK_NUMBERS // network.selected.size)
+        for first in range(0, len(codes), size):
+            part = slice(first, first + size)
+            f, J = network.jacobian(prepared[part], eta, codes[part])
+            values.append(f.double())
+            own.append((J * eta[codes[part]]).sum(1).double())
+            products.append((J @ V.to(J.dtype)).double())
+            squares.append((J**2).sum(1).double())
+        self.values, self.own, self.product = torch.cat(values), torch.cat(own), torch.cat(products)
+        self._squares = torch.cat(squares)
+
+    def __matmul__(self, V: Tensor) -> Tensor:
+        """``J V`` for V (D, k), (n, k) in float64."""
+        if V is self.factor:
+            return self.product
+        return MatrixDerivatives(self.network, self.prepared, self.eta, self.codes, V).product
+
+    def squares(self) -> Tensor:
+        """Sum of the squared derivatives of each row, (n,)."""
+        return self._squares
+
+    def take(self, rows: Tensor) -> Matrix:
+        """Some rows, whose derivatives are then held as a matrix."""
+        J = self.network.jacobian(self.prepared[rows], self.eta, self.codes[rows])[1]
+        return Matrix(self.values[rows], self.own[rows], J)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Values, derivatives times the deviations, and derivatives J (n, D) as they are."""
+
+    values: Tensor
+    own: Tensor
+    J: Tensor
+
+    def __matmul__(self, V: Tensor) -> Tensor:
+        """``J V``, (n, k) in float64."""
+        return (self.J @ V.to(self.J.dtype)).double()
+
+    def transposed(self, W: Tensor) -> Tensor:
+        """``J' W``, (D, k) in float64."""
+        return (self.J.T @ W.to(self.J.dtype)).double()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pylmernn
-from pylmernn.engines import nme, nme_model
+from pylmernn.engines import nme, nme_model, nme_settle
 from pylmernn.engines.control import Control
 from pylmernn.engines.nme_posterior import Groups, factor_of, posterior
 from pylmernn.engines.nme_reduced import reduced_factor
@@ -172,6 +172,38 @@ def test_reduced_rank_is_asked_for_as_in_glmmTMB():
         pylmernn.lmernn("y ~ nn(x) + rr(nn | g, d = 0)", data)
     with pytest.raises(DesignError, match="of the parameters of a network only"):
         pylmernn.lmernn("y ~ x + rr(1 | g, d = 2)", data)
+
+
+def test_parts_settle_where_all_groups_do(monkeypatch):
+    """With the same network, in a linear model, where EM has one end."""
+    design, _ = build("Reaction ~ nn(Days, hidden=c()) + (nn || Subject)", SLEEP)
+    found = []
+    for portion in (10**6, 40):
+        model = nme_model.VaryingModel(design, settings(3))
+        nme.train(model, None)
+        monkeypatch.setattr(nme_model, "PORTION", portion)
+        found.append(nme_settle.settle(model))
+        monkeypatch.setattr(nme_model, "PORTION", 10**6)
+    assert found[1].sigma == pytest.approx(found[0].sigma, rel=0.005)
+    np.testing.assert_allclose(found[1].factor, found[0].factor, rtol=0.02)
+    assert found[1].objective == pytest.approx(found[0].objective, abs=0.05)
+
+
+def test_variances_do_not_depend_on_the_parts(monkeypatch):
+    design, _ = build("y ~ nn(x, hidden=c(4)) + (nn | g)", bending(5, 40, 12))
+    whole = nme.fit(design, False, settings(40))
+    monkeypatch.setattr(nme_model, "PORTION", 2000)
+    found = nme.fit(design, False, settings(40))
+    assert found.sigma == pytest.approx(whole.sigma, rel=0.05)  # 0.41 against 0.21 where a part alone moved all
+
+
+def test_nothing_varies_where_groups_are_alike():
+    data = bending(6, 40, 5)
+    data["y"] = np.sin(1.5 * data.x) + 0.3 * np.random.default_rng(6).normal(size=len(data))
+    fit = pylmernn.lmernn("y ~ nn(x, hidden=c(8)) + (nn.last | g)", data, seed=1, control=settings(40))
+    deviations = np.std(fit.predict(data) - fit.predict(data, re_form="NA"))
+    assert deviations < 0.1
+    assert fit.sigma() == pytest.approx(0.3, rel=0.1)
 
 
 def test_portions_share_out_the_groups(monkeypatch):
