@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import pylmernn
 
 README = Path(__file__).parent.parent / "README.md"
@@ -31,10 +33,21 @@ def test_every_line_of_the_list_of_verbs_runs(tmp_path, monkeypatch):
     assert (tmp_path / "sleep.safetensors").exists()
 
 
-def test_networks_and_fields_run():
-    first, _, network, field = blocks("python")[:4]
+@pytest.fixture(scope="module")
+def examples():
+    """Names after all blocks but the list of verbs, and what needs R, have run one after the other."""
     space = {}
-    for block in (first, network, field):
-        exec(block, space)
-    assert space["net"].sigma() < 0.6
-    assert space["field"].sigma() < 0.6
+    for number, block in enumerate(blocks("python")):
+        if number != 1 and "pylmernn.bridge" not in block:
+            exec(block, space)
+    return space
+
+
+def test_networks_and_fields_run(examples):
+    assert examples["net"].sigma() < 0.6
+    assert examples["field"].sigma() < 0.6
+
+
+def test_classes_run(examples):
+    assert examples["binary"].isGLMM()
+    assert list(examples["classes"].predict_proba().columns) == ["a", "b", "c"]
