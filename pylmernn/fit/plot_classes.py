@@ -151,27 +151,6 @@ def auc(score: FloatArray, share: FloatArray, trials: FloatArray | None = None) 
     return float(np.sum(np.diff(false) * 0.5 * (true[1:] + true[:-1])))
 
 
-def pairwise_auc(probabilities: FloatArray, codes: np.ndarray) -> float:
-    """Hand & Till's (2001) M: the mean over all pairs of classes of both AUCs that tell one from the other.
-
-    Parameters
-    ----------
-    probabilities : ndarray, shape (n, C)
-    codes : ndarray of int, shape (n,)
-        Classes that do not occur are left out.
-    """
-    present = np.unique(codes)
-    if len(present) < 2:
-        raise DesignError("an AUC needs rows of at least two classes.")
-    found = []
-    for a in present:
-        for b in present:
-            if a != b:
-                rows = (codes == a) | (codes == b)
-                found.append(auc(probabilities[rows, a], (codes[rows] == a).astype(float)))
-    return float(np.mean(found))
-
-
 def roc(
     probabilities: FloatArray,
     shares: FloatArray,

@@ -36,13 +36,6 @@ def test_trials_are_rows_written_once():
     assert one["n"].sum() == two["n"].sum() == 14
 
 
-def test_pairwise_auc_of_two_classes_is_the_auc():
-    rng = np.random.default_rng(1)
-    p1, y = rng.uniform(size=200), rng.integers(0, 2, 200)
-    found = pc.pairwise_auc(np.column_stack([1 - p1, p1]), y)
-    assert found == pytest.approx(pc.auc(p1, y.astype(float)))
-
-
 def test_calibration_bins_hold_equal_numbers_and_wilson_limits():
     rng = np.random.default_rng(2)
     p = rng.uniform(size=2000)
