@@ -98,6 +98,7 @@ class ReweightedSystem(System):
         shape = (self.levels.n_columns, self.d * self.q)
         numbered = sp.coo_array((np.arange(len(rows), dtype=np.float64), (rows, columns)), shape=shape)
         self._C_sparse = numbered.tocsr()
+        self._C_mirrored = self._C_sparse.T  # made once: for small data that takes as long as a product with it
         self._C_source = self._C_sparse.data.astype(np.int64)
         self._arrange_rest(own_rows, own_columns, mirrored)
         self._arrange_schur(numbered.tocsr(), own_rows, own_columns)
@@ -181,6 +182,11 @@ class ReweightedSystem(System):
         """Whether a dense C costs less than the pairs of its entries."""
         size, per_level = self.levels.n_columns, n_entries / self.q
         return size**2 * self.d * self.q <= DENSE_RATE * per_level**2 * self.q
+
+    @property
+    def C_transposed(self) -> Any:
+        """``C'``."""
+        return self.C.T if self._dense else self._C_mirrored
 
     def largest_component(self) -> int:
         """Columns of the rest in the largest set that rows tie together: the order of the largest dense factor."""
@@ -286,6 +292,7 @@ class ReweightedSystem(System):
             return
         self._C_sparse.data = self._C_flat[self._C_source]
         self.C = self._C_sparse
+        self._C_mirrored.data = self._C_sparse.data
         self.A_rr.data = flat[self._rr_source]
         self.schur.a[self._own_position] = flat
         products = self._C_flat[self._first] * self._C_flat[self._second]

@@ -118,8 +118,13 @@ class System:
         first = multiply_blocks(self.A, B.first)
         if not self.levels.sizes:
             return Columns(first, B.rest)
-        C_transposed_rest = (self.C.T @ B.rest).reshape(self.d, self.q, -1).transpose(0, 2, 1)
+        C_transposed_rest = (self.C_transposed @ B.rest).reshape(self.d, self.q, -1).transpose(0, 2, 1)
         return Columns(first + C_transposed_rest, self.C @ self.flat(B.first) + self.A_rr @ B.rest)
+
+    @property
+    def C_transposed(self) -> Any:
+        """``C'``."""
+        return self.C.T
 
     def flat(self, first: FloatArray) -> FloatArray:
         """(d, m, q) columns as (d q, m), the order of the columns of C."""
@@ -152,7 +157,7 @@ class DirectElimination:
         right = T.rest - system.C @ system.flat(s)
         half = self.solve_rest(levels.multiply(self.templates[1:], right, transpose=True))
         rest = levels.multiply(self.templates[1:], half)
-        back = (system.C.T @ rest).reshape(system.d, system.q, -1).transpose(0, 2, 1)
+        back = (system.C_transposed @ rest).reshape(system.d, system.q, -1).transpose(0, 2, 1)
         return Columns(s - multiply_blocks(self.G, back), rest)
 
     def solve_rest(self, B: FloatArray) -> FloatArray:

@@ -159,6 +159,13 @@ class ComponentRest:
         self._position = offset[labels[schur.rows]] + within[schur.rows] * edge + within[schur.columns]
         self._mirror = offset[labels[schur.rows]] + within[schur.columns] * edge + within[schur.rows]
         self._L: list[FloatArray] = []
+        self._halves: list[FloatArray] | None = None
+
+    def _inverse_factors(self) -> list[FloatArray]:
+        """``L^-1`` of each block, found once: small blocks are solved many times, and products are cheaper."""
+        if self._halves is None:
+            self._halves = [np.asarray(np.linalg.inv(L), dtype=np.float64) for L in self._L]
+        return self._halves
 
     def _blocks(self) -> list[FloatArray]:
         return [self._values[start : start + k * m * m].reshape(k, m, m) for start, k, m in self._buckets]
@@ -169,7 +176,7 @@ class ComponentRest:
         self._values[self._position] = cells
         self._values[self._mirror] = cells
         log_determinant = 0.0
-        self._L = []
+        self._L, self._halves = [], None
         for block in self._blocks():
             np.einsum("jss->js", block)[...] += 1.0
             L = np.asarray(np.linalg.cholesky(block), dtype=np.float64)
@@ -182,17 +189,15 @@ class ComponentRest:
         stacked = np.zeros((self._n_rows, B.shape[1]))
         stacked[self._row] = B
         start = 0
-        for L, (_, k, m) in zip(self._L, self._buckets, strict=True):
+        for half, (_, k, m) in zip(self._inverse_factors(), self._buckets, strict=True):
             part = stacked[start : start + k * m].reshape(k, m, -1)
-            half = np.linalg.solve(L, part)
-            stacked[start : start + k * m] = np.linalg.solve(L.transpose(0, 2, 1), half).reshape(k * m, -1)
+            stacked[start : start + k * m] = (half.transpose(0, 2, 1) @ (half @ part)).reshape(k * m, -1)
             start += k * m
         return stacked[self._row]
 
     def inverse_cells(self) -> FloatArray:
         """Cells of ``M^-1``."""
-        for L, block in zip(self._L, self._blocks(), strict=True):
-            half = np.linalg.inv(L)
+        for half, block in zip(self._inverse_factors(), self._blocks(), strict=True):
             block[...] = half.transpose(0, 2, 1) @ half
         return self._values[self._position]
 
