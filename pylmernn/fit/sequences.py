@@ -14,11 +14,11 @@ from pylmernn.engines.nme_crf import SequenceEstimates, centred
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 from pylmernn.fit import rtext
 from pylmernn.fit.likelihood import LogLik
-from pylmernn.fit.networks import history_frame, plot_history
 from pylmernn.fit.ranef import Ranef
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying import NOTHING
 from pylmernn.fit.varying_text import SHOWN
+from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas, column
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray
@@ -27,7 +27,7 @@ from pylmernn.formula.sequences import Sequences, read_sequences
 TYPES = ("class", "response")
 
 
-class SequenceFit:
+class SequenceFit(VaryingVerbs):
     """A fitted sequence model: scores ``X beta + f(x; theta_bar + eta_i)`` of the states, transitions ``T_bar + T_i``.
 
     Made by :func:`pylmernn.glmernn` with ``family="crf"``.
@@ -133,26 +133,6 @@ class SequenceFit:
             variances += size if diagonal else size * (size + 1) // 2
         df = e.beta.size + e.transitions.size + e.networks.specs[0].n_parameters + variances
         return LogLik(-0.5 * e.objective, df, self.design.n)
-
-    def nobs(self) -> int:
-        """Rows used."""
-        return self.design.n
-
-    def ngrps(self) -> dict[str, int]:
-        """Levels of the grouping factor."""
-        return {term.group: term.n_levels for term in self.design.varying}
-
-    def formula(self) -> str:
-        """The formula."""
-        return str(self.frame.formula)
-
-    def history(self) -> pd.DataFrame:
-        """How the model was trained: one row an epoch."""
-        return history_frame(self.estimates.networks)
-
-    def plot_history(self, ax: Any = None) -> Any:
-        """Training and held-out deviances against epochs."""
-        return plot_history(self.estimates.networks, ax)
 
     # ---- values
 

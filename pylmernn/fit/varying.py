@@ -13,10 +13,10 @@ import pandas as pd
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_predict import averaged, network_of, new_effects, values
 from pylmernn.fit.likelihood import LogLik
-from pylmernn.fit.networks import history_frame, plot_history
 from pylmernn.fit.ranef import Ranef
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying_text import summary_text
+from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows
@@ -42,7 +42,7 @@ class Deviations(Ranef):
         return out
 
 
-class VaryingFit:
+class VaryingFit(VaryingVerbs):
     """A fitted ``y = offset + X beta + f(x; theta_bar + eta_i) + e`` with ``eta_i ~ N(0, Sigma)`` in group i.
 
     Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``.
@@ -141,26 +141,6 @@ class VaryingFit:
     def isREML(self) -> bool:
         """Whether the variances are those of REML."""
         return self.estimates.REML
-
-    def nobs(self) -> int:
-        """Rows used."""
-        return self.design.n
-
-    def ngrps(self) -> dict[str, int]:
-        """Levels of the grouping factor."""
-        return {term.group: term.n_levels for term in self.design.varying}
-
-    def formula(self) -> str:
-        """The formula."""
-        return str(self.frame.formula)
-
-    def history(self) -> pd.DataFrame:
-        """How the network was trained: one row an epoch."""
-        return history_frame(self.estimates.networks)
-
-    def plot_history(self, ax: Any = None) -> Any:
-        """Training and held-out errors against epochs."""
-        return plot_history(self.estimates.networks, ax)
 
     def model_frame(self) -> pd.DataFrame:
         """The variables of the model, one row for each row in use."""
