@@ -9,11 +9,24 @@ if TYPE_CHECKING:
     from pylmernn.api import lmernn, load
     from pylmernn.engines.control import Control
     from pylmernn.families import UserFamily
+    from pylmernn.fit.groupmetrics import group_metrics, paired_bootstrap
     from pylmernn.fit.mixedfit import MixedFit
     from pylmernn.formula.design import DesignError
     from pylmernn.glm import glmernn
 
-__all__ = ["Control", "DesignError", "MixedFit", "UserFamily", "__version__", "datasets", "glmernn", "lmernn", "load"]
+__all__ = [
+    "Control",
+    "DesignError",
+    "MixedFit",
+    "UserFamily",
+    "__version__",
+    "datasets",
+    "glmernn",
+    "group_metrics",
+    "lmernn",
+    "load",
+    "paired_bootstrap",
+]
 
 _HOMES = {
     "lmernn": "pylmernn.api",
@@ -23,6 +36,8 @@ _HOMES = {
     "DesignError": "pylmernn.formula.design",
     "Control": "pylmernn.engines.control",
     "UserFamily": "pylmernn.families",
+    "group_metrics": "pylmernn.fit.groupmetrics",
+    "paired_bootstrap": "pylmernn.fit.groupmetrics",
 }
 
 
