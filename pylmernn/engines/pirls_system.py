@@ -222,10 +222,11 @@ class ReweightedSystem(System):
 
     def by_level(self, v: FloatArray) -> list[FloatArray]:
         """``Z' v`` for v (n,): (d_k, q_k) of each factor."""
-        return [
-            np.stack([np.bincount(g.codes, v if z is None else v * z, g.n_levels) for z in g.columns])
-            for g in self.groups
-        ]
+        out = [np.empty((g.width, g.n_levels)) for g in self.groups]
+        for group, sums in zip(self.groups, out, strict=True):
+            for row, z in zip(sums, group.columns, strict=True):
+                row[:] = np.bincount(group.codes, v if z is None else v * z, group.n_levels)
+        return out
 
     def columns(self, parts: Sequence[FloatArray]) -> Columns:
         """One column from (d_k, q_k) of each factor."""

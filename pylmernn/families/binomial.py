@@ -20,6 +20,7 @@ class Binomial(ExponentialFamily):
     name = "binomial"
     links = ("logit", "probit", "cloglog", "cauchit")
     canonical = "logit"
+    natural = ("logit",)
     expected = True
 
     def check(self, y: FloatArray, weights: FloatArray, name: str) -> None:

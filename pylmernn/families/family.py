@@ -194,7 +194,15 @@ class Family(ABC):
 
 
 class ExponentialFamily(Family):
-    """A family given by its variance function; see the module's notes."""
+    """A family given by its variance function; see the module's notes.
+
+    Attributes
+    ----------
+    natural : tuple of str
+        Links for which the derivative of the mean is the variance function.
+    """
+
+    natural: tuple[str, ...] = ()
 
     @abstractmethod
     def variances(self, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -211,8 +219,10 @@ class ExponentialFamily(Family):
     def step(self, y: FloatArray, weights: FloatArray, eta: FloatArray, phi: float) -> Step:
         """See :meth:`Family.step`."""
         mu, d1, d2, _ = self.link.derivatives(eta)
-        V, V1, _ = self.variances(mu)
         scale = weights / phi
+        if self.link.name in self.natural:
+            return Step(self.loglik(y, weights, mu, phi), scale * (y - mu), scale * d1)
+        V, V1, _ = self.variances(mu)
         q = (y - mu) / V
         q1 = -(1.0 + q * V1) / V
         return Step(self.loglik(y, weights, mu, phi), scale * q * d1, -scale * (q1 * d1 * d1 + q * d2))

@@ -29,6 +29,7 @@ class Poisson(ExponentialFamily):
     name = "poisson"
     links = ("log",)
     canonical = "log"
+    natural = ("log",)
     expected = True
 
     def check(self, y: FloatArray, weights: FloatArray, name: str) -> None:

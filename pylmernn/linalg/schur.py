@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +43,7 @@ class RestLevels:
         """Columns of the rest, q_r."""
         return sum(d * q for d, q in zip(self.widths, self.sizes, strict=True))
 
-    @property
+    @cached_property
     def offsets(self) -> list[int]:
         """First column of each factor, and the number of columns."""
         return [0, *np.cumsum([d * q for d, q in zip(self.widths, self.sizes, strict=True)]).tolist()]
