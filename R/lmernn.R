@@ -44,8 +44,8 @@
 #'   coordinates; [predict()] gives its values at new locations.
 #' * `nn(x1, x2, hidden = c(100, 50, 25, 12))`: a network of these columns in the mean; `nn(.)` takes every column not
 #'   used elsewhere. Options: `hidden`, `activation = "silu"`, `dropout = 0`, `normalization = "none"`, `embedding = 0`,
-#'   `standardize = TRUE`, or `net = "name"` for one of `nets`. A column may be a matrix, one array for each row. All
-#'   else is estimated given the networks.
+#'   `standardize = TRUE`, or `net = "name"` for one of `nets`; `hidden = c()` or `NULL`, here or in `nets`, has no
+#'   hidden layers. A column may be a matrix, one array for each row. All else is estimated given the networks.
 #' * `(nn | g)`: every parameter of the network varies by `g`; `(nn.last | g)` and `(nn.first | g)`: those of a layer;
 #'   `(nn["layers.0.weight"] | g)`: one by its name. A network with `net = "tower"` is called `tower`. Their covariance
 #'   matrix is full up to 12 parameters and of reduced rank beyond, `rr(nn | g, d = 4)`; `(nn || g)` takes variances

@@ -27,8 +27,13 @@ read_network <- function(e) {
   options <- arguments$options
   name <- if (is.null(options$net)) "nn" else options$net
   options$net <- NULL
-  if ("hidden" %in% names(options) && is.null(options$hidden)) options$hidden <- numeric(0) # c(): no hidden layers
-  list(label = label, name = name, inputs = lapply(arguments$inputs, as_variable), options = options)
+  list(label = label, name = name, inputs = lapply(arguments$inputs, as_variable), options = layers_of(options))
+}
+
+# Options in which hidden = c(), which is NULL, means no hidden layers.
+layers_of <- function(options) {
+  if ("hidden" %in% names(options) && is.null(options$hidden)) options$hidden <- numeric(0)
+  options
 }
 
 # The right-hand side without its networks (NULL where nothing is left), or with f(network call) in their place.
@@ -79,7 +84,7 @@ with_options <- function(networks, nets) {
     if (inherits(given, "python.builtin.object")) {
       network$module <- given
     } else if (is.null(given) || is.list(given)) {
-      network$options <- utils::modifyList(as.list(given), network$options)
+      network$options <- utils::modifyList(layers_of(as.list(given)), network$options)
     } else {
       stop(sprintf("nets: '%s' is of class '%s': give a list of options such as list(hidden = c(50, 25)), or a %s.",
                    network$name, class(given)[1L], "torch module made through reticulate"), call. = FALSE)

@@ -59,7 +59,11 @@ test_that("levels of crossed groups are those of lme4, in its order", {
 })
 
 test_that("hidden = c() is a network without hidden layers, not the default one", {
-  hidden <- function(formula) parse_formula(formula, data.frame(y = 1, x = 1, g = 1))$networks[[1]]$options
+  hidden <- function(formula, nets = NULL) {
+    parse_formula(formula, data.frame(y = 1, x = 1, g = 1), nets)$networks[[1]]$options
+  }
   expect_identical(hidden(y ~ nn(x, hidden = c()) + (1 | g)), list(hidden = numeric(0)))
+  expect_identical(hidden(y ~ nn(x) + (1 | g), list(nn = list(hidden = NULL))), list(hidden = numeric(0)))
+  expect_identical(hidden(y ~ nn(x, hidden = 3) + (1 | g), list(nn = list(hidden = NULL)))$hidden, 3)
   expect_identical(hidden(y ~ nn(x) + (1 | g))$hidden, NULL)
 })
