@@ -1,10 +1,10 @@
 """The objective of Woerner et al. (2023), eq. 1 and 2, as their code has it, for the preset "faithful".
 
-Full batches, Adam on theta_bar and all eta_i at once, the mean squared error over sigma^2 plus the sum of ``eta_i'
-Sigma^-1 eta_i`` over the number of rows; eta_i less their mean over persons. sigma^2 starts at 0.1 and is the loss of
-the last epoch; variances start at 1 and are those of the estimated deviations, but fall no faster than by the factor
-``ANNEALING`` an epoch. Without the posterior variance they are smaller than those of the mixed model that it
-resembles.
+Layers start as torch's own do. Full batches, Adam on theta_bar and all eta_i at once, the mean squared error over
+sigma^2 plus the sum of ``eta_i' Sigma^-1 eta_i`` over the number of rows; eta_i less their mean over persons. sigma^2
+starts at 0.1 and is the loss of the last epoch; variances start at 1 and are those of the estimated deviations, but
+fall no faster than by the factor ``ANNEALING`` an epoch. Without the posterior variance they are smaller than those of
+the mixed model that it resembles.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.nme_model import VaryingModel, constant_column
 from pylmernn.formula.design import DesignError
+from pylmernn.mean.mlp import TabularNet
 
 Tensor = torch.Tensor
 
@@ -50,6 +51,10 @@ def train(model: VaryingModel, epochs: int | None) -> dict[str, list[float]]:
         model.beta = centre[None] / model.X[0, constant]
     target = ((model.y - centre) / model.scale).float()
     network, codes = model.network, model.codes
+    if isinstance(network.module, TabularNet):  # as theirs; 200 steps of 0.01 do not lead far from a start
+        for layer in network.module.mlp.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
     eta = torch.zeros(model.eta.shape, requires_grad=True)
     optimizer = torch.optim.Adam([*network.module.parameters(), eta], lr=LEARNING_RATE)
     variances, sigma2 = torch.ones(eta.shape[1], dtype=torch.float64), FIRST_SIGMA2

@@ -97,19 +97,21 @@ def test_so_is_the_linearisation(data, y, x, monkeypatch):
     assert found.objective == pytest.approx(linear.estimates.objective, abs=0.05)
 
 
-def test_the_paper_has_smaller_variances():
+@pytest.mark.parametrize("seed", [1, 3])  # with other starts than torch's, 3 does not get there in 200 steps
+def test_the_paper_has_smaller_variances(seed):
     """The authors' example: estimates within a standard error of REML, which is all that it asks for."""
     z = ORTHODONT.assign(**{c: (ORTHODONT[c] - ORTHODONT[c].mean()) / ORTHODONT[c].std() for c in ("age", "distance")})
     formula = "distance ~ nn(age, hidden=c(), standardize=FALSE) + (nn | Subject)"
-    fit = pylmernn.lmernn(formula, z, seed=1, control=settings(200, preset="faithful"))
+    fit = pylmernn.lmernn(formula, z, seed=seed, control=settings(200, preset="faithful"))
     slope, intercept = fit.fixef().iloc[[1, 0]]
     assert slope == pytest.approx(0.50642, abs=0.0547)
     assert intercept == pytest.approx(0.0, abs=0.1467)
     found = fit.VarCorr()["Subject"].to_numpy()
     assert found[1, 1] == pytest.approx(0.53113, abs=0.44)
-    modes = fit.ranef()["Subject"].var()
-    assert modes.iloc[1] == pytest.approx(0.4858, rel=0.15)  # of the REML fit's modes
-    assert fit.sigma() ** 2 < 0.20011  # no posterior variance is added
+    if seed == 1:
+        modes = fit.ranef()["Subject"].var()
+        assert modes.iloc[1] == pytest.approx(0.4858, rel=0.15)  # of the REML fit's modes
+        assert fit.sigma() ** 2 < 0.20011  # no posterior variance is added
 
 
 def bending(seed, groups=40, per_group=15):
