@@ -9,6 +9,7 @@ from torch import Tensor
 from pylmernn.engines.effects import Effects, Prior
 from pylmernn.families import Family, read_family
 from pylmernn.families.family import Dispersion, FloatArray
+from pylmernn.families.ordinal import FAR
 
 
 class Likelihood:
@@ -17,8 +18,8 @@ class Likelihood:
     Parameters
     ----------
     family : str or Family
-        ``"multinomial"``, or a family of one linear predictor. Binomial (logit), Poisson (log) and multinomial models
-        are computed where ``y`` lies; other families by :meth:`Family.step`, on the CPU.
+        ``"multinomial"``, or a family of one linear predictor. Binomial (logit), Poisson (log), ordinal and multinomial
+        models are computed where ``y`` lies; other families by :meth:`Family.step`, on the CPU.
     y, weights : Tensor (n,)
         Responses, for multinomial models codes of classes 0 to C - 1; and prior weights or numbers of trials.
     n_classes : int, default 1
@@ -44,6 +45,7 @@ class Likelihood:
         if self.family is None:
             self._codes = y.long()
         self._arrays: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self._cuts_of: tuple[FloatArray, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def value_and_score(self, eta: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood (S,), without constants, and its gradient (S, n, C) at eta (S, n, C)."""
@@ -61,10 +63,25 @@ class Likelihood:
         if self.kind == "poisson(log)":
             mu = eta.exp()
             return (y * eta - mu) @ weights, weights * (y - mu)
+        if self.kind == "ordinal(logit)":
+            upper, lower, inside = self._cuts()
+            above, below = upper - eta, lower - eta
+            logs = torch.nn.functional.logsigmoid(above) + torch.nn.functional.logsigmoid(-below) + inside
+            return logs @ weights, weights * (torch.sigmoid(below) - torch.sigmoid(-above))
         assert self.family is not None
         step = self.family.step(*self._tiled(len(eta)), eta.cpu().numpy().reshape(-1), self.phi)
         values = torch.from_numpy(np.asarray(step.loglik)).reshape(eta.shape).sum(dim=1)
         return values.to(eta.device), torch.from_numpy(np.asarray(step.score)).reshape(eta.shape).to(eta.device)
+
+    def _cuts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Thresholds above and below each row's class (n,), and ``log(1 - exp(lower - upper))``, for phi as it is."""
+        if self._cuts_of is None or not np.array_equal(self._cuts_of[0], self.phi):
+            phi = np.asarray(self.phi, dtype=np.float64)
+            padded = torch.from_numpy(np.concatenate([[-FAR], phi, [FAR]])).to(self.y.device)
+            codes = self.y.long()
+            upper, lower = padded[codes + 1], padded[codes]
+            self._cuts_of = (phi.copy(), (upper, lower, torch.log(-torch.expm1(lower - upper))))
+        return self._cuts_of[1]
 
     def _tiled(self, chains: int) -> tuple[FloatArray, FloatArray]:
         """Responses and weights of all chains after each other (S * n,)."""
@@ -92,6 +109,10 @@ class Likelihood:
             return p * (1.0 - p) * self.weights[:, None]
         if self.kind == "poisson(log)":
             return eta.exp() * self.weights[:, None]
+        if self.kind == "ordinal(logit)":
+            upper, lower, _ = (part[:, None] for part in self._cuts())
+            slopes = [torch.sigmoid(cut) * torch.sigmoid(-cut) for cut in (upper - eta, lower - eta)]
+            return (slopes[0] + slopes[1]).clamp_min(1e-300) * self.weights[:, None]
         assert self.family is not None
         y, weights = self._tiled(len(eta))
         out = self.family.information(y, weights, eta.cpu().numpy().reshape(-1), self.phi)

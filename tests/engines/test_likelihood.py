@@ -15,19 +15,20 @@ def responses(family, rng, n):
     if family.startswith("binomial"):
         weights = rng.integers(1, 6, n).astype(float)
         return rng.binomial(weights.astype(int), 0.4) / weights, weights
-    if family == "multinomial":
-        return rng.integers(0, 3, n).astype(float), rng.uniform(0.5, 2.0, n)
+    if family in ("multinomial", "ordinal"):
+        return np.append(rng.integers(0, 3, n - 3), [0, 1, 2]).astype(float), rng.uniform(0.5, 2.0, n)
     if family.startswith("poisson"):
         return rng.poisson(2.0, n).astype(float), rng.uniform(0.5, 2.0, n)
     return rng.gamma(2.0, 1.0, n), rng.uniform(0.5, 2.0, n)
 
 
-@pytest.mark.parametrize("family", ["binomial", "binomial(probit)", "poisson", "Gamma(log)", "multinomial"])
+@pytest.mark.parametrize("family", ["binomial", "binomial(probit)", "poisson", "Gamma(log)", "multinomial", "ordinal"])
 def test_gradient_is_that_of_the_values(family):
     rng, n, chains = np.random.default_rng(1), 7, 2
     y, weights = responses(family, rng, n)
     C = 3 if family == "multinomial" else 1
-    likelihood = Likelihood(family, torch.tensor(y), torch.tensor(weights), C, phi=0.7 if "Gamma" in family else 1.0)
+    phi = {"Gamma(log)": 0.7, "ordinal": np.array([-0.5, 1.0])}.get(family, 1.0)
+    likelihood = Likelihood(family, torch.tensor(y), torch.tensor(weights), C, phi)
     eta = torch.tensor(rng.normal(size=(chains, n, C)))
     values, score = likelihood.value_and_score(eta)
     assert values.shape == (chains,)
@@ -41,16 +42,22 @@ def test_gradient_is_that_of_the_values(family):
     assert bool((likelihood.information(eta) > 0).all())
 
 
-@pytest.mark.parametrize("family", ["binomial(logit)", "poisson(log)"])
+@pytest.mark.parametrize("family", ["binomial(logit)", "poisson(log)", "ordinal"])
 def test_values_are_those_of_the_family(family):
     rng = np.random.default_rng(2)
     y, weights = responses(family, rng, 9)
     eta = rng.normal(size=(2, 9))
     likelihood = Likelihood(family, torch.tensor(y), torch.tensor(weights))
+    phi = 1.0
+    if family == "ordinal":
+        likelihood.phi = np.array([-2.0, 0.0])
+        likelihood.value_and_score(torch.zeros(2, 9, 1, dtype=torch.float64))
+        likelihood.phi = phi = np.array([-0.5, 1.0])  # set anew between draws
+        eta[0, :3] = 40.0, -40.0, 0.0
     values, score = likelihood.value_and_score(torch.tensor(eta[:, :, None]))
     information = likelihood.information(torch.tensor(eta[:, :, None]))
     for s in range(2):
-        step = read_family(family).step(y, weights, eta[s], 1.0)
+        step = read_family(family).step(y, weights, eta[s], phi)
         np.testing.assert_allclose(values[s], step.loglik.sum(), rtol=1e-12)
         np.testing.assert_allclose(score[s, :, 0], step.score, rtol=1e-10)
         np.testing.assert_allclose(information[s, :, 0], step.observed, rtol=1e-10)
