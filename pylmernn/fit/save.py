@@ -76,6 +76,10 @@ def save(fit: MixedFit | MultinomialFit | VaryingFit, path: str | os.PathLike[st
         "table": put_table(parts, fit.model_frame()),
         "call": _call_state(fit),
     }
+    if hasattr(fit, "sequences"):
+        from pylmernn.fit.save_sequences import put_rows
+
+        put_rows(parts, fit.sequences)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -134,6 +138,10 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
         call["nets"] = {**(call.get("nets") or {}), **nets}
     if isinstance(estimates, MultinomialEstimates):
         return MultinomialFit(design, estimates, frame, call)
+    if "sequences" in meta["estimates"]:
+        from pylmernn.fit.save_sequences import sequence_fit
+
+        return sequence_fit(parts, design, cast("Any", estimates), frame, call)
     if design.varying:
         return _varying_fit(design, cast("VaryingEstimates", estimates), frame, call)
     kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
@@ -272,6 +280,13 @@ def _put_estimates(parts: Parts, e: Estimates | MultinomialEstimates | VaryingEs
         from pylmernn.fit.save_multinomial import put_multinomial
 
         return {"multinomial": put_multinomial(parts, e)}
+    if hasattr(e, "transitions"):
+        from pylmernn.fit.save_sequences import put_sequences
+
+        return {
+            "sequences": put_sequences(parts, cast("Any", e)),
+            "networks": put_networks(parts, cast("Any", e).networks),
+        }
     if hasattr(e, "selected"):  # what varies by group needs torch, which linear models do without
         from pylmernn.fit.save_varying import put_varying
 
@@ -326,6 +341,10 @@ def _get_estimates(
         from pylmernn.fit.save_multinomial import get_multinomial
 
         return get_multinomial(parts, meta["multinomial"])
+    if "sequences" in meta:
+        from pylmernn.fit.save_sequences import get_sequences
+
+        return cast("Any", get_sequences(parts, meta["sequences"], get_networks(parts, meta["networks"])))
     if "varying" in meta:
         from pylmernn.fit.save_varying import get_varying
 

@@ -41,9 +41,19 @@ def put_varying(parts: Parts, e: VaryingEstimates) -> dict[str, Any]:
     }
 
 
+def get_selected(meta: dict[str, Any]) -> Selected:
+    """What varies of a network, of which JSON has made lists."""
+    return Selected(
+        tuple(meta["names"]),
+        tuple(tuple(shape) for shape in meta["shapes"]),
+        tuple(meta["labels"]),
+        tuple(meta["layers"]),
+        meta["linear"],
+    )
+
+
 def get_varying(parts: Parts, meta: dict[str, Any], networks: Any, family: Family | None) -> VaryingEstimates:
     """Estimates that :func:`put_varying` kept, with their networks."""
-    selected = meta["selected"]
     sigma, objective = parts.arrays["estimates.numbers"].tolist()
     given: dict[str, Any] = {
         **{name: parts.arrays.get(f"estimates.{name}") for name in ARRAYS},
@@ -51,13 +61,7 @@ def get_varying(parts: Parts, meta: dict[str, Any], networks: Any, family: Famil
         "sigma": sigma,
         "objective": objective,
         "networks": networks,
-        "selected": Selected(
-            tuple(selected["names"]),
-            tuple(tuple(shape) for shape in selected["shapes"]),
-            tuple(selected["labels"]),
-            tuple(selected["layers"]),
-            selected["linear"],
-        ),
+        "selected": get_selected(meta["selected"]),
         "convergence": Convergence(gradient=parts.arrays["estimates.gradient"], **meta["convergence"]),
     }
     generalized = meta["generalized"]

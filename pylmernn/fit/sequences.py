@@ -20,9 +20,13 @@ from pylmernn.fit.varying import NOTHING
 from pylmernn.fit.varying_text import SHOWN
 from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.data import as_pandas, column
-from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows
+from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.response import read_response
 from pylmernn.formula.sequences import Sequences, read_sequences
+from pylmernn.formula.transforms import FUNCTIONS
+from pylmernn.formula.values import Factor
 
 TYPES = ("class", "response")
 
@@ -227,37 +231,63 @@ class SequenceFit(VaryingVerbs):
             y = self.design.y.astype(np.int64) if states else None
             codes = sequences.constant(self.design.varying[0].codes, self._group) if known else None
         else:
-            rows = self.frame.new_data(newdata, self.design, varying=known, na_action="fail")
-            sequences = read_sequences(newdata, self.call["sequence"], self.call["time"])
+            rows, sequences = self._new_rows(newdata, known)
             X, inputs, names = rows.X, rows.nets[0], rows.row_names
             y = self._states(newdata) if states else None
-            codes = sequences.constant(self._codes(rows.varying[0], allow_new_levels), self._group) if known else None
+            codes = self._codes(rows.varying[0], sequences, allow_new_levels) if known else None
         groups = np.full(len(sequences.names), -1, dtype=np.int32) if codes is None else codes
         return model, values.batch_for(model, sequences, X, inputs, groups, y), sequences, names
 
-    def _codes(self, given: NDArray[Any], allow_new_levels: bool) -> IntArray:
+    def _new_rows(self, newdata: Any, known: bool) -> tuple[NewRows, Sequences]:
+        """New rows without missing values, and the sequences that they make; ``known`` asks for their groups."""
+        if len(as_pandas(newdata)) == 0:
+            raise DesignError("the new data have no rows.")
+        rows = self.frame.new_data(newdata, self.design, varying=known)
+        groups = [rows.varying[0] == ""] if known else []
+        missing = np.column_stack([np.isnan(rows.X), np.isnan(rows.nets[0]), *groups])
+        if missing.any():
+            row, place = np.argwhere(missing)[0]
+            names = [*self.design.fixed_names, *self.design.nets[0].input_names, self._group if known else ""]
+            raise DesignError(
+                f"'{names[place]}' is missing in row {row + 1} of the new data: a sequence is taken as a whole, so "
+                "fill it in, or leave the sequence out."
+            )
+        return rows, read_sequences(newdata, self.call["sequence"], self.call["time"])
+
+    def _codes(self, given: NDArray[Any], sequences: Sequences, allow_new_levels: bool) -> IntArray:
+        """The group (B,) of each sequence, -1 for those that the fit has not seen."""
         at = {str(level): code for code, level in enumerate(self._levels)}
-        codes = np.array([at.get(str(name), -1) for name in given], dtype=np.int32)
+        numbers, texts = pd.factorize(given.astype(str))
+        own = sequences.constant(numbers.astype(np.int32), self._group)
+        codes = np.array([at.get(name, -1) for name in texts], dtype=np.int32)
         if (codes < 0).any() and not allow_new_levels:
-            names = list(dict.fromkeys(str(name) for name in given[codes < 0]))
+            names = [str(name) for name in texts[codes < 0]]
             shown = ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
             raise DesignError(
                 f"new levels in the grouping factor '{self._group}': {shown}; set allow_new_levels=True for what all "
                 "share, or learn from sequences of theirs with update_ranef()."
             )
-        return codes
+        return codes[own]
 
     def _states(self, newdata: Any) -> NDArray[np.int64]:
         """Codes of the states of new rows."""
         name, classes = self.design.response, list(self.estimates.classes)
-        given = column(as_pandas(newdata), name)
-        if given.isna().any():
-            raise DesignError(f"the response '{name}' has missing values in the new rows.")
-        texts = [str(state) for state in given]
-        unseen = [state for state in dict.fromkeys(texts) if state not in classes]
-        if unseen:
-            raise DesignError(f"the response '{name}' is '{unseen[0]}' in the new rows: the fit has not seen it.")
-        return np.array([classes.index(state) for state in texts], dtype=np.int64)
+        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
+        given = read_response(env, self.frame.formula, "crf")
+        assert isinstance(given, Factor)
+        missing = np.flatnonzero(given.codes < 0)
+        if len(missing):
+            raise DesignError(f"the response '{name}' is missing in row {missing[0] + 1} of the new data.")
+        at = np.array([classes.index(state) if state in classes else -1 for state in map(str, given.levels)])
+        codes = at[given.codes]
+        unseen = np.flatnonzero(codes < 0)
+        if len(unseen):
+            state = given.levels[given.codes[unseen[0]]]
+            raise DesignError(
+                f"the response '{name}' is '{state}' in row {unseen[0] + 1} of the new data: the fit has not seen "
+                f"that state, only {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}."
+            )
+        return codes.astype(np.int64)
 
     def update_ranef(self, newdata: Any) -> SequenceFit:
         """The same fit with the deviations of further groups, from sequences of theirs; all else stays as it is.
@@ -270,13 +300,9 @@ class SequenceFit(VaryingVerbs):
             As :meth:`deviance`.
         """
         e, group = self.estimates, self._group
-        rows = self.frame.new_data(newdata, self.design, varying=True, na_action="fail")
-        sequences = read_sequences(newdata, self.call["sequence"], self.call["time"])
-        given = [str(name) for name in rows.varying[0]]
-        if "" in given:
-            raise DesignError(f"the grouping factor '{group}' has missing values in the new rows.")
-        fresh = list(dict.fromkeys(given))
-        codes = sequences.constant(np.array([fresh.index(name) for name in given], dtype=np.int32), group)
+        rows, sequences = self._new_rows(newdata, True)
+        numbers, texts = pd.factorize(rows.varying[0].astype(str))
+        codes, fresh = sequences.constant(numbers.astype(np.int32), group), [str(name) for name in texts]
         model = values.model_of(e)
         data = values.batch_for(model, sequences, rows.X, rows.nets[0], codes, self._states(newdata))
         found = values.new_effects(model, data, e.factor, len(fresh))

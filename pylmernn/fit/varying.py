@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from functools import cached_property
 from typing import Any
 
@@ -141,10 +140,6 @@ class VaryingFit(VaryingVerbs):
     def isREML(self) -> bool:
         """Whether the variances are those of REML."""
         return self.estimates.REML
-
-    def model_frame(self) -> pd.DataFrame:
-        """The variables of the model, one row for each row in use."""
-        return self.frame.frame.copy()
 
     # ---- values
 
@@ -293,15 +288,3 @@ class VaryingFit(VaryingVerbs):
         return self._text
 
     __repr__ = __str__
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Keep the fit in one file (safetensors, with JSON text), readable by :func:`pylmernn.load`.
-
-        Parameters
-        ----------
-        path : path
-            Written whole or not at all.
-        """
-        from pylmernn.fit import save
-
-        save.save(self, path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from pylmernn.fit.networks import history_frame, plot_history
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.design import Design
+
+if TYPE_CHECKING:
+    from pylmernn.fit.varying import VaryingFit
 
 
 class VaryingVerbs:
@@ -17,6 +21,7 @@ class VaryingVerbs:
     design: Design
     estimates: Any
     frame: ModelFrame
+    call: dict[str, Any]
 
     def nobs(self) -> int:
         """Rows used."""
@@ -30,6 +35,10 @@ class VaryingVerbs:
         """The formula."""
         return str(self.frame.formula)
 
+    def model_frame(self) -> pd.DataFrame:
+        """The variables of the model, one row for each row in use."""
+        return self.frame.frame.copy()
+
     def history(self) -> pd.DataFrame:
         """How the network was trained: one row an epoch."""
         return history_frame(self.estimates.networks)
@@ -37,3 +46,15 @@ class VaryingVerbs:
     def plot_history(self, ax: Any = None) -> Any:
         """Training and held-out losses against epochs."""
         return plot_history(self.estimates.networks, ax)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the fit in one file (safetensors, with JSON text), readable by :func:`pylmernn.load`.
+
+        Parameters
+        ----------
+        path : path
+            Written whole or not at all.
+        """
+        from pylmernn.fit import save
+
+        save.save(cast("VaryingFit", self), path)

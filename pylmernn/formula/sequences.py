@@ -84,7 +84,8 @@ def read_sequences(
     Raises
     ------
     DesignError
-        For a missing sequence or time, a time that a sequence has twice, or a row left out amid a sequence.
+        For a missing sequence or time, times that are text, a time that a sequence has twice, or a row left out amid a
+        sequence.
 
     Examples
     --------
@@ -104,6 +105,10 @@ def read_sequences(
         if missing.any():
             row = int(every[int(np.argmax(missing))]) + 1
             raise DesignError(f"'{name}' is missing in row {row}: every row needs its sequence and its time.")
+    if any(isinstance(value, str) for value in np.asarray(times.iloc[every], dtype=object)) and not isinstance(
+        times.dtype, pd.CategoricalDtype
+    ):
+        raise DesignError(f"'{time}' is text, which has no order of time: make it a number, a date or a categorical.")
     codes, names = pd.factorize(labels.astype(object).iloc[every])
     ranks = pd.factorize(times.iloc[every], sort=True)[0]
     order = np.lexsort((ranks, codes))

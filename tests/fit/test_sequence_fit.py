@@ -179,7 +179,7 @@ def test_bad_arguments(fit, parts):
         pylmernn.glmernn(NETWORK, data, family="crf", sequence="sequence", method="mcem")
     with pytest.raises(DesignError, match="transitions belong to sequences"):
         pylmernn.glmernn(f"{NETWORK} + (crf | dyad)", data, family="multinomial")
-    with pytest.raises(DesignError, match="'rage' in the new rows"):
+    with pytest.raises(DesignError, match="'rage' in row 1 of the new data"):
         fit.deviance(bad(parts[1], "state", parts[1].index[0], "rage"))
     with pytest.raises(DesignError, match="no level of 'dyad'"):
         fit.transitions("nobody")

@@ -42,6 +42,7 @@ def test_groups_of_sequences():
         (DATA.assign(t=[1.0, 3, 1, 1, 2, 7]), "'b' has the time 1.0 twice in 't'"),
         (DATA.assign(t=[np.nan, 3, 1, 1, 2, 7]), "'t' is missing in row 1"),
         (DATA.assign(d=["b", "a", None, "b", "a", "c"]), "'d' is missing in row 3"),
+        (DATA.assign(t=list("312125")), "'t' is text, which has no order of time"),
         (DATA.drop(columns="t"), "no column 't'"),
     ],
 )
