@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pylmernn.linalg.pathsums import SPAN
+from pylmernn.linalg.pathsums import ROOM, steps_between_scalings
 from pylmernn.mean.crf import CRF, chains, log_likelihood, log_partition, marginals, pair_marginals, viterbi
 
 
@@ -72,7 +72,7 @@ def test_sums_over_all_paths(times, states, by_group, forbid):
 @pytest.mark.parametrize("wide", [False, True])
 def test_gradients(by_group, wide, monkeypatch):
     if wide:  # every pair its own exponential
-        monkeypatch.setitem(SPAN, torch.float64, 0.0)
+        monkeypatch.setitem(ROOM, torch.float64, 0.0)
     scores, transitions, lengths, start, end = example(3, 4, 3, 5, by_group)
     for each in (scores, transitions, start, end):
         each.requires_grad_(True)
@@ -84,20 +84,44 @@ def test_gradients(by_group, wide, monkeypatch):
     assert torch.autograd.gradcheck(loss, (scores, transitions, start, end))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-13)])
-def test_both_ways_of_a_step_agree_up_to_the_span(dtype, tolerance, monkeypatch):
-    span = 0.95 * SPAN[dtype]
-    scores, transitions, lengths, start, end = example(4, 30, 4, 8)
-    transitions = (transitions - transitions.min()) / (transitions.max() - transitions.min()) * span
-    given = [each.to(dtype) for each in (10 * scores, transitions, start, end)]
-    given[1].requires_grad_(True)
+@pytest.mark.parametrize("dtype, span, tolerance", [(torch.float32, 15.0, 1e-5), (torch.float64, 160.0, 1e-12)])
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.01])
+def test_both_ways_of_a_step_agree_up_to_the_span(dtype, span, tolerance, share, monkeypatch):
+    assert steps_between_scalings(span, 4, dtype) == 1  # and no room for a second step
+    scores, transitions, lengths, start, end = example(4, 100, 4, 8)
+    transitions = (transitions - transitions.min()) / (transitions.max() - transitions.min()) * span * share
+    start, end = start * 100, end / (end.max() - end.min()) * span * share
+    given = [each.to(dtype) for each in (100 * scores, transitions, start, end)]
+    for each in given:
+        each.requires_grad_(True)
     found = []
-    for spans in (SPAN[dtype], 0.0):
-        monkeypatch.setitem(SPAN, dtype, spans)
+    for room in (ROOM[dtype], 0.0):
+        monkeypatch.setitem(ROOM, dtype, room)
         log_z = log_partition(chains(given[0], given[1], lengths, *given[2:]))
-        found.append((log_z.detach(), torch.autograd.grad(log_z.sum(), given[1])[0]))
+        found.append((log_z.detach(), *torch.autograd.grad(log_z.sum(), given)))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=tolerance, atol=0)
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=10 * tolerance, atol=10 * tolerance * 30)
+    for ours, theirs in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=10 * tolerance, atol=1000 * tolerance)
+
+
+def test_no_room_for_a_wide_span():
+    assert steps_between_scalings(4.0, 4, torch.float64) > 40
+    assert steps_between_scalings(400.0, 4, torch.float64) == 0
+    assert steps_between_scalings(float("inf"), 4, torch.float64) == 0
+    assert steps_between_scalings(float("nan"), 4, torch.float64) == 0
+    assert steps_between_scalings(1.0, 4, torch.float16) == 0
+
+
+def test_starts_and_scores_that_pull_apart():
+    scores = torch.zeros(1, 3, 2, dtype=torch.float64)
+    scores[0, 0, 1] = scores[0, 2, 0] = 2000.0
+    start = torch.tensor([2000.0, 0.0], dtype=torch.float64)
+    batch = chains(scores, torch.zeros(2, 2, dtype=torch.float64), start=start, end=-start / 100)
+    _, values = all_paths(
+        *(each[0].numpy() for each in (scores,)), np.zeros((2, 2)), start.numpy(), -start.numpy() / 100
+    )
+    assert log_partition(batch).item() == pytest.approx(np.logaddexp.reduce(values), rel=1e-14)
+    np.testing.assert_allclose(marginals(batch)[0].sum(1), 1.0)
 
 
 def test_long_sequences_lose_no_digits():
