@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pylmernn.engines.control import Control
     from pylmernn.families import UserFamily
     from pylmernn.fit.groupmetrics import group_metrics, paired_bootstrap
+    from pylmernn.fit.hsic import hsic_test
     from pylmernn.fit.mixedfit import MixedFit
     from pylmernn.formula.design import DesignError
     from pylmernn.glm import glmernn
@@ -23,6 +24,7 @@ __all__ = [
     "datasets",
     "glmernn",
     "group_metrics",
+    "hsic_test",
     "lmernn",
     "load",
     "paired_bootstrap",
@@ -38,6 +40,7 @@ _HOMES = {
     "UserFamily": "pylmernn.families",
     "group_metrics": "pylmernn.fit.groupmetrics",
     "paired_bootstrap": "pylmernn.fit.groupmetrics",
+    "hsic_test": "pylmernn.fit.hsic",
 }
 
 
