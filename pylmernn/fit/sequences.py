@@ -15,6 +15,7 @@ from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 from pylmernn.fit import rtext
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef
+from pylmernn.fit.transitions import TransitionVerbs
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying import NOTHING
 from pylmernn.fit.varying_text import SHOWN
@@ -31,7 +32,7 @@ from pylmernn.formula.values import Factor
 TYPES = ("class", "response")
 
 
-class SequenceFit(VaryingVerbs):
+class SequenceFit(TransitionVerbs, VaryingVerbs):
     """A fitted sequence model: scores ``X beta + f(x; theta_bar + eta_i)`` of the states, transitions ``T_bar + T_i``.
 
     Made by :func:`pylmernn.glmernn` with ``family="crf"``.
