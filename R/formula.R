@@ -8,7 +8,8 @@ later_wrappers <- c("cs", "ar1", "arma", "toep", "ou", "propto", "kron")
 # Returns a list: `formula` (as lme4 stores it, `||` written out), `fixed` (no bars), `frame` (bars replaced by sums, to
 # find all variables), `bars`, a list with the elements of `new_bar`, in the order in which lme4 expands them,
 # `networks`, as collect_networks() has them, and `varying`, the bars with a network left of them, as varying_bars().
-parse_formula <- function(formula, data = NULL, nets = NULL) {
+# Where rows are `sequences` of states there need be no bars, and `crf` left of one means the transitions.
+parse_formula <- function(formula, data = NULL, nets = NULL, sequences = FALSE) {
   formula <- check_formula(formula)
   if (has_network(formula[[3L]])) formula[[3L]] <- expand_network_dots(formula[[3L]], formula, data)
   networks <- with_options(collect_networks(formula[[3L]]), nets)
@@ -16,11 +17,11 @@ parse_formula <- function(formula, data = NULL, nets = NULL) {
   rhs <- replace_networks(formula[[3L]])
   if (is.null(rhs)) rhs <- 1
   written <- collect_bars(rhs)
-  if (length(written) == 0L) {
+  if (length(written) == 0L && !sequences) {
     stop("the formula has no random term: add one, as in (1 | group), or use lm().", call. = FALSE)
   }
   varies <- varies_in(networks, names(data))
-  varying <- varying_bars(written, networks, varies)
+  varying <- varying_bars(written, networks, varies, sequences)
   bars <- unlist(lapply(Filter(function(bar) !varies(bar$columns), written), expand_bar), recursive = FALSE)
   check_fields(bars)
   fixed <- without_bars(rhs)

@@ -22,7 +22,8 @@
 #' @param family `binomial` (links logit, probit, cloglog, cauchit), `poisson` (log), `Gamma` (inverse, log,
 #'   identity), `inverse.gaussian` (1/mu^2, log, inverse), as R has them, or their names, `"binomial(probit)"`; or
 #'   `"negative.binomial"` (log), `"beta"` (logit, probit, cloglog), `"ordinal"` (cumulative logits, whose thresholds
-#'   stand for the intercept: see [ordinal]) or `"multinomial"` (softmax: see [multinomial]).
+#'   stand for the intercept: see [ordinal]), `"multinomial"` (softmax: see [multinomial]) or `"crf"` (states in
+#'   sequences, a conditional random field: see [sequences]).
 #' @param nAGQ 1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one
 #'   or several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher.
 #' @param weights,subset,offset As in [lme4::glmer()]: expressions of columns of `data`.
@@ -41,10 +42,13 @@
 #' @param device Where networks are trained and effects sampled: `"cpu"`, `"cuda"`, or `"auto"`, which is CUDA where
 #'   there is one.
 #' @param seed A whole number for training and sampling.
+#' @param sequence,time For `family = "crf"`, names of columns: which sequence a row belongs to, and in which order its
+#'   rows are (by default that of the data).
 #'
 #' @return An object of class `glmerModNN`, which is also a `merModNN`: a list of plain R data, which [saveRDS()] keeps
 #'   whole. It answers lme4's verbs; see [generalized]. [as_merMod()] makes lme4's own object of binomial and Poisson
-#'   fits without networks. Of multinomial models it is of class `multinomialModNN` instead, see [multinomial].
+#'   fits without networks. Of multinomial models it is of class `multinomialModNN` instead, see [multinomial]; of
+#'   sequences of class `sequenceModNN`, see [sequences].
 #' @export
 #' @examplesIf pylmernn::python_ready()
 #' data("cbpp", package = "lme4")
@@ -54,13 +58,19 @@
 #' logLik(update(fit, nAGQ = 9))
 glmernn <- function(formula, data = NULL, family = stats::binomial, nAGQ = 1L, weights, subset, na.action, offset,
                     contrasts = NULL, nets = NULL, method = "auto", control = NULL, device = "auto", seed = NULL,
-                    progress = FALSE, ...) {
+                    progress = FALSE, sequence = NULL, time = NULL, ...) {
   refuse_unknown("glmernn", ...)
   call <- match.call()
   settings <- list(REML = FALSE, family = family_text(family), nAGQ = checked_nodes(nAGQ), method = method,
                    control = as.list(control), device = device, seed = if (!is.null(seed)) as.integer(seed),
                    progress = isTRUE(progress))
   if (is.character(formula)) formula <- stats::as.formula(formula, env = parent.frame())
+  if (is_family(settings$family, "crf")) {
+    return(fit_sequences(formula, data, sequence, time, contrasts, nets, settings, call, parent.frame()))
+  }
+  if (!is.null(sequence) || !is.null(time)) {
+    stop("sequence and time are for family = \"crf\", states in sequences.", call. = FALSE)
+  }
   parsed <- parse_formula(formula, data, nets)
   frame <- build_frame(parsed, data, call, parent.frame())
   attr(frame, "formula") <- parsed$formula
@@ -92,16 +102,13 @@ family_text <- function(family) {
   if (!is.character(family) || length(family) != 1L || is.na(family)) {
     stop("family must be a family such as binomial, poisson(\"log\") or \"negative.binomial\".", call. = FALSE)
   }
-  if (is_family(family, "crf")) {
-    stop("family \"crf\", for sequences of states, is offered in Python only.", call. = FALSE)
-  }
   family
 }
 
 is_family <- function(family, name) !is.null(family) && grepl(paste0("^\\s*", name, "\\b"), family)
 
 # Whether the response is a class, one of several.
-is_categorical <- function(family) is_family(family, "multinomial") || is_family(family, "ordinal")
+is_categorical <- function(family) any(vapply(c("multinomial", "ordinal", "crf"), is_family, NA, family = family))
 
 checked_nodes <- function(nAGQ) {
   if (!is.numeric(nAGQ) || length(nAGQ) != 1L || !isTRUE(nAGQ >= 0 && nAGQ == round(nAGQ))) {
@@ -149,7 +156,7 @@ with_classes <- function(frame, family) {
   name <- names(frame)[1L]
   y <- frame[[1L]]
   ordinal <- is_family(family, "ordinal")
-  what <- if (ordinal) "the ordinal family" else "the multinomial family"
+  what <- sprintf("the %s family", trimws(sub("\\(.*", "", family)))
   if (NCOL(y) > 1L) {
     stop(sprintf("the response '%s' is a matrix: %s needs one column.", name, what), call. = FALSE)
   }

@@ -19,16 +19,20 @@ net_of <- function(names, nets) {
 
 # The bars of networks among those that collect_bars() has found: elements of new_bar(), and `net` (its name),
 # `selector` ("" for all parameters, "last", "first" or the name of one) and `rank` (of rr(), 0 where it is not given).
-varying_bars <- function(written, networks, varies) {
+# Sequences of states may have two bars: one of the network, one of transitions.
+varying_bars <- function(written, networks, varies, sequences = FALSE) {
   is_varying <- vapply(written, function(bar) !is_located(bar) && varies(bar$columns), NA)
-  nets <- vapply(networks, `[[`, "", "name")
+  nets <- c(vapply(networks, `[[`, "", "name"), if (sequences) "crf")
   for (bar in written[!is_varying]) {
     if (bar$covariance == "rr") {
       stop(sprintf("%s: this version fits rr() of the parameters of a network only.", bar$label), call. = FALSE)
     }
   }
   found <- lapply(written[is_varying], varying_bar, nets)
-  if (length(found) > 1L || length(found) && length(expand_group(found[[1L]]$group)) > 1L) {
+  of_network <- vapply(found, function(bar) !sequences || bar$net != "crf", NA)
+  groups <- unique(vapply(found, `[[`, "", "label_group"))
+  if (anyDuplicated(of_network) || length(groups) > 1L ||
+      length(found) && length(expand_group(found[[1L]]$group)) > 1L) {
     stop(sprintf("%s: this version lets a network vary by one factor only.", found[[length(found)]]$label),
          call. = FALSE)
   }
@@ -49,7 +53,7 @@ varying_bar <- function(bar, nets) {
     refuse("parameters of a network stand alone left of a bar: write (%s | %s).", named, group_label(bar$group))
   }
   if (named == "crf" && !named %in% nets) {
-    refuse("transitions between states are fitted from Python only, by glmernn() with family \"crf\".")
+    refuse("transitions belong to sequences: use glmernn() with family = \"crf\".")
   }
   if (!named %in% nets) refuse("the formula has no network '%s': add a term such as nn(x1, x2).", named)
   if (!bar$covariance %in% c("us", "diag", "rr")) {

@@ -4,7 +4,8 @@ reticulate converts arrays differently from version to version, and missing valu
 them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
 :mod:`pylmernn.rprotocol` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as
 ``{"error": sentence}``, so that R can stop with that sentence and without a traceback. Generalized models have their
-functions in :mod:`pylmernn.rgeneralized`, networks that vary by group in :mod:`pylmernn.rvarying`; R finds them here.
+functions in :mod:`pylmernn.rgeneralized`, networks that vary by group in :mod:`pylmernn.rvarying`, sequences of states
+in :mod:`pylmernn.rsequences`; R finds them here.
 """
 
 from __future__ import annotations
@@ -39,15 +40,20 @@ from pylmernn.rgeneralized import (
 )
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, read_new_rows
 from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
+from pylmernn.rsequences import fit_sequences, sequence_deviance, sequence_values, update_sequences
 from pylmernn.rsettings import read_control
 from pylmernn.rvarying import send_varying, update_varying, varying_averages, varying_values
 
 __all__ = [
     "fit_generalized",
+    "fit_sequences",
     "marginal_classes",
     "marginal_means",
     "predictor_variance",
+    "sequence_deviance",
+    "sequence_values",
     "update_class_effects",
+    "update_sequences",
     "update_varying",
     "varying_averages",
     "varying_values",

@@ -70,7 +70,8 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
         ``n``, ``response``, ``fixed_names``, ``weights`` and ``offset`` (whether there are any) and ``terms``, each
         with ``group``, ``n_levels``, ``names``, ``covariance``, ``label``, ``constant`` (a plain intercept: no columns
         are sent), ``options`` and ``locations`` (how many coordinates a level has, 0 for none). ``generalized`` is
-        true where there is no residual variance; ``classes`` has the names of the classes of a categorical response.
+        true where there is no residual variance; ``classes`` has the names of the classes of a categorical response;
+        ``sequences`` is true where rows are sequences of states.
         ``varying`` has the bars of networks, each with ``group``, ``n_levels``, ``net``, ``selector``, ``covariance``,
         ``label`` and ``rank``.
     read : Reader
@@ -86,8 +87,10 @@ def read_design(meta: Mapping[str, Any], read: Reader) -> tuple[list[RandomTerm]
     varying = [_read_varying(term, read) for term in meta.get("varying") or []]
     nets = [_read_network(net, n, read) for net in meta.get("nets") or []]
     generalized, classes = bool(meta.get("generalized")), meta.get("classes") or ()
-    names, response = meta["fixed_names"], meta["response"]
-    return terms, make_design(y, X, names, terms, weights, offset, response, nets, generalized, classes, varying)
+    names, response, sequences = meta["fixed_names"], meta["response"], bool(meta.get("sequences"))
+    return terms, make_design(
+        y, X, names, terms, weights, offset, response, nets, generalized, classes, varying, sequences
+    )
 
 
 def _read_network(meta: Mapping[str, Any], n: int, read: Reader) -> NetTerm:

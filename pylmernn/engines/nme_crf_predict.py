@@ -75,6 +75,18 @@ def averaged_probabilities(model: SequenceScores, data: Batch, factor: FloatArra
     return total / draws
 
 
+def all_probabilities(
+    model: SequenceScores, data: Batch, estimates: SequenceEstimates, average: int = 0, seed: int = 0
+) -> FloatArray:
+    """:func:`probabilities` of the fit; of sequences without deviations the mean over ``average`` draws, if not 0."""
+    found = probabilities(model, data, estimates.effects)
+    unknown = data.groups.numpy() < 0
+    if average and model.size and unknown.any():
+        mean = averaged_probabilities(model, data, estimates.factor, average, seed)
+        found = np.where(unknown[:, None, None], mean, found)
+    return found
+
+
 def new_effects(model: SequenceScores, data: Batch, factor: FloatArray, q: int) -> tuple[FloatArray, FloatArray]:
     """Deviations of groups from sequences of theirs, all else known.
 

@@ -192,11 +192,7 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
     ) -> pd.DataFrame:
         """Probabilities of each state at each time given the inputs of the whole sequence; see :meth:`predict`."""
         model, data, sequences, names = self._rows(newdata, re_form, allow_new_levels)
-        found = values.probabilities(model, data, self.estimates.effects)
-        unknown = data.groups.numpy() < 0
-        if average and model.size and unknown.any():
-            mean = values.averaged_probabilities(model, data, self.estimates.factor, average, seed)
-            found = np.where(unknown[:, None, None], mean, found)
+        found = values.all_probabilities(model, data, self.estimates, average, seed)
         return pd.DataFrame(sequences.spread(found, len(names)), index=names, columns=list(self.estimates.classes))
 
     def fitted(self) -> pd.DataFrame:
@@ -336,7 +332,8 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
             lines[-1] += f", groups: {self._group}, {len(self._levels)}"
             lines += ["Random effects:", str(self.VarCorr()) if len(e.labels) <= SHOWN else self._layers()]
         coefficients = pd.DataFrame(centred(e.beta), index=list(self.design.fixed_names), columns=list(e.classes))
-        lines += ["", "Fixed effects, a column a state:", coefficients.to_string(float_format="{:.4f}".format)]
+        if len(coefficients):
+            lines += ["", "Fixed effects, a column a state:", coefficients.to_string(float_format="{:.4f}".format)]
         lines += ["", "Transitions, from row to column:", self.transitions().to_string(float_format="{:.4f}".format)]
         if e.convergence.message:
             lines.append(e.convergence.message)
