@@ -236,13 +236,14 @@ def gpboost(task: Task, seed: int, slopes: bool = False) -> FloatArray:
 
     inputs = list(task.inputs)
     scale = task.train[inputs].std(ddof=0)
+    centre, spread = task.train[task.y].mean(), task.train[task.y].std(ddof=0)  # else its first variances go astray
 
     def parts(table: pd.DataFrame) -> tuple[FloatArray, FloatArray, dict[str, Any]]:
         x = table[inputs].to_numpy(float)
         random: dict[str, Any] = {"group_data": table[task.group].astype(str).to_numpy()}
         if slopes:
             random["group_rand_coef_data"] = ((table[inputs] - task.train[inputs].mean()) / scale).to_numpy(float)
-        return x, table[task.y].to_numpy(float), random
+        return x, ((table[task.y] - centre) / spread).to_numpy(float), random
 
     def model(random: dict[str, Any]) -> Any:
         more = {"ind_effect_group_rand_coef": [1] * len(inputs)} if slopes else {}
@@ -251,7 +252,7 @@ def gpboost(task: Task, seed: int, slopes: bool = False) -> FloatArray:
     def new(random: dict[str, Any]) -> dict[str, Any]:
         return {f"{name}_pred": value for name, value in random.items()}
 
-    settings = {"learning_rate": TREE_RATE, "num_threads": 1, "seed": seed, "verbose": -1}
+    settings = {"learning_rate": TREE_RATE, "num_threads": 1, "seed": seed, "verbose": -1, "metric": "l2"}
     x, y, random = parts(task.train[~task.held])
     x_held, y_held, random_held = parts(task.train[task.held])
     own = model(random)
@@ -276,7 +277,7 @@ def gpboost(task: Task, seed: int, slopes: bool = False) -> FloatArray:
     )
     x_test, _, random_test = parts(task.test)
     found = booster.predict(x_test, **new(random_test), predict_var=False, pred_latent=False)["response_mean"]
-    return np.asarray(found, float)
+    return np.asarray(centre + spread * found, float)
 
 
 def gpboost_slopes(task: Task, seed: int) -> FloatArray:
