@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import os
 
     from pylmernn.fit.varying import VaryingFit
+    from pylmernn.fit.varying_several import SeveralFit
+    from pylmernn.formula import ModelFrame
 
 DEVICES = ("auto", "cpu", "cuda")
 #: Columns of X whose standard deviations differ by more than this factor are on very different scales (lme4's 1e3).
@@ -44,7 +46,7 @@ def lmernn(
     device: str = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> MixedFit | VaryingFit:
+) -> MixedFit | VaryingFit | SeveralFit:
     """Fit a linear mixed model, as lme4's ``lmer``, with or without networks in its mean.
 
     Parameters
@@ -110,7 +112,7 @@ def lmernn(
 
     Returns
     -------
-    MixedFit, or VaryingFit where a network varies by group
+    MixedFit, or VaryingFit where a network varies by group, SeveralFit where it does so by several bars
 
     Raises
     ------
@@ -151,9 +153,7 @@ def lmernn(
         "seed": seed, "nets": nets,
     }  # fmt: skip
     if design.varying:
-        from pylmernn.fit.varying import VaryingFit
-
-        return VaryingFit(design, estimates, frame, call)
+        return _varying_fit(design, estimates, frame, call)
     for message in fit_messages(estimates):
         warnings.warn(message, UserWarning, stacklevel=2)
     if estimates.networks is not None:
@@ -161,6 +161,15 @@ def lmernn(
     if method == "lmmnn":
         design = exact.with_learned(design)
     return MixedFit(design, estimates, frame, call)
+
+
+def _varying_fit(design: Design, estimates: Any, frame: ModelFrame, call: dict[str, Any]) -> VaryingFit | SeveralFit:
+    """The fit of a network that varies by one bar alone, or by several."""
+    from pylmernn.fit.varying import VaryingFit
+    from pylmernn.fit.varying_several import SeveralFit
+
+    alone = len(design.varying) == 1 and not design.random
+    return (VaryingFit if alone else SeveralFit)(design, estimates, frame, call)
 
 
 def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, family: Any = None) -> MixedFit:

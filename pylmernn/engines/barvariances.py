@@ -30,16 +30,19 @@ def conditional_variance(design: Design, estimates: Estimates) -> tuple[FloatArr
             f"conditional variances need an exact factor of {system.levels.n_columns} random effects, more than the "
             f"{Control().dense_limit} it is offered for; predict(se_fit=True) works row by row."
         )
-    elimination = DirectElimination(system, problem.templates(estimates.theta))
-    by_factor = mode_variances(system, elimination)
+    return tuple(estimates.sigma**2 * block for block in relative_variances(problem, estimates.theta))
+
+
+def relative_variances(problem: Problem, theta: FloatArray) -> list[FloatArray]:
+    """Conditional variances of every level at sigma 1, (q_k, d_k, d_k) for each term."""
+    by_factor = mode_variances(problem.system, DirectElimination(problem.system, problem.templates(theta)))
     out = []
-    for index in range(len(design.random)):
+    for index, transform in enumerate(problem.transforms):
         columns = problem.plan.columns(index)
         block = by_factor[problem.plan.factor_of(index)][columns, columns].transpose(2, 0, 1)
-        back = np.linalg.inv(problem.transforms[index])  # b = T^-1 b_working
-        block = back @ block @ back.T
-        out.append(np.ascontiguousarray(estimates.sigma**2 * block))
-    return tuple(out)
+        back = np.linalg.inv(transform)  # b = T^-1 b_working
+        out.append(np.ascontiguousarray(back @ block @ back.T))
+    return out
 
 
 def mode_variances(system: System, elimination: DirectElimination) -> list[FloatArray]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ from pylmernn.engines.nme_settle import given, settle
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
 from pylmernn.mean.varying import Selected
+
+if TYPE_CHECKING:
+    from pylmernn.engines.nme_several import SeveralEstimates
 
 FloatArray = NDArray[np.float64]
 Callback = Callable[[int, float], None]
@@ -107,13 +111,13 @@ def fit(
     control: Control | None = None,
     start: FloatArray | None = None,
     callback: Callback | None = None,
-) -> VaryingEstimates:
+) -> VaryingEstimates | SeveralEstimates:
     """Estimate a model with a network that varies by group.
 
     Parameters
     ----------
     design : Design
-        With one term in ``varying`` and one network.
+        With one network, terms in ``varying``, and other bars or none: see :mod:`pylmernn.engines.nme_several`.
     REML, control, callback
         As in :func:`pylmernn.engines.alternating.fit`.
     start
@@ -126,6 +130,10 @@ def fit(
     ValueError
         Where the loss is not finite in the first epoch.
     """
+    if design.random or len(design.varying) > 1:
+        from pylmernn.engines import nme_several  # it trains by this file
+
+        return nme_several.fit(design, REML, control, start, callback)
     control = control or Control()
     begun = time.perf_counter()
     model = VaryingModel(design, control)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from pylmernn.engines.nme_training import VaryingTrainer
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.networks import Networks, build, specify, weights_of
-from pylmernn.mean.varying import GATHERED, VaryingNetwork, select
+from pylmernn.mean.varying import GATHERED, Selected, VaryingNetwork, select
 from pylmernn.training.holdout import split
 from pylmernn.training.loop import count_matrices, squared_error
 from pylmernn.training.options import DECAY
@@ -111,7 +111,7 @@ class VaryingModel:
         training = control.training.sized(design.n, count_matrices([build(self.spec)]), decay)
         torch.manual_seed(training.seed)
         module = build(self.spec)
-        self.selected = select(module, term.selector, term.label, net.input_names)
+        self.selected = self.parameters_of(module, net.input_names)
         self.network = VaryingNetwork(module, self.selected)
         self.prepared = module.prepare(net.inputs)
         self.codes = torch.from_numpy(term.codes.astype(np.int64))
@@ -140,6 +140,10 @@ class VaryingModel:
             self.network, self.prepared, term.codes, self.rows.numpy(), training, self.weights.float(), loss
         )
         self.rise = max(1.0, RISE * (training.epochs or 1))
+
+    def parameters_of(self, module: torch.nn.Module, inputs: Sequence[str]) -> Selected:
+        """What varies of the network."""
+        return select(module, self.term.selector, self.term.label, inputs)
 
     def values(self, rows: Tensor, eta: Tensor) -> Tensor:
         """F at some rows with deviations (q, D), (m,)."""
@@ -321,12 +325,7 @@ class VaryingModel:
         module = self.network.module
         if not isinstance(module, TabularNet):
             return
-        last = last_layer(module)
-        name = f"mlp.layers.{len(module.mlp.layers) - 1}"
-        sizes = {n: int(np.prod(s)) for n, s in zip(self.selected.names, self.selected.shapes, strict=True)}
-        change = torch.cat(
-            [torch.full((size,), self.scale if n.startswith(name) else 1.0) for n, size in sizes.items()]
-        ).double()
+        last, change = last_layer(module), self.change_of_scale()
         with torch.no_grad():
             last.weight.mul_(self.scale)
             last.bias.mul_(self.scale)
@@ -334,6 +333,13 @@ class VaryingModel:
         if self.factor is not None:
             self.factor = self.factor * (change if self.factor.ndim == 1 else change[:, None])
         self.scale = 1.0
+
+    def change_of_scale(self) -> Tensor:
+        """What deviations of each parameter are multiplied by where the last layer takes the scale, (D,)."""
+        name = f"mlp.layers.{len(self.network.module.mlp.layers) - 1}"
+        sizes = {n: int(np.prod(s)) for n, s in zip(self.selected.names, self.selected.shapes, strict=True)}
+        parts = [torch.full((size,), self.scale if n.startswith(name) else 1.0) for n, size in sizes.items()]
+        return torch.cat(parts).double()
 
     def absorb_bias(self) -> None:
         """Put the bias of the last layer into the intercept, where network and design have them."""
@@ -381,9 +387,11 @@ def constant_column(X: FloatArray) -> int | None:
 def check(design: Design) -> None:
     """Raise DesignError for a design that method "nme" does not fit."""
     label = design.varying[0].label
+    if len(design.varying) > 1:
+        raise DesignError(f"{design.varying[1].label}: this model lets a network vary by one bar only: take it out.")
     if len(design.nets) > 1:
         raise DesignError(f"{label}: this version lets a network vary by group where it is the only one: join them.")
     if design.random:
         raise DesignError(
-            f"{label}: this version fits no other random terms beside it: take {design.random[0].label} out."
+            f"{label}: this model has no other random terms beside it: take {design.random[0].label} out."
         )

@@ -80,6 +80,10 @@ def save(fit: MixedFit | MultinomialFit | VaryingFit, path: str | os.PathLike[st
         from pylmernn.fit.save_sequences import put_rows
 
         put_rows(parts, fit.sequences)
+    if getattr(fit, "added", None) is not None:
+        from pylmernn.fit.save_varying import put_added
+
+        put_added(parts, cast("VaryingFit", fit).added)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -143,7 +147,11 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
 
         return sequence_fit(parts, design, cast("Any", estimates), frame, call)
     if design.varying:
-        return _varying_fit(design, cast("VaryingEstimates", estimates), frame, call)
+        from pylmernn.fit.save_varying import get_added
+
+        fit = _varying_fit(design, cast("VaryingEstimates", estimates), frame, call)
+        fit.added = get_added(parts)
+        return fit
     kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
     return kind(design, cast("Any", estimates), frame, call)
 
@@ -158,6 +166,10 @@ def _varying_fit(design: Design, estimates: VaryingEstimates, frame: ModelFrame,
     frame = dataclasses.replace(frame, formula=formula)
     if isinstance(estimates, GeneralizedVaryingEstimates):
         return GeneralizedVaryingFit(design, estimates, frame, call)
+    if design.random or len(design.varying) > 1:
+        from pylmernn.fit.varying_several import SeveralFit
+
+        return cast("Any", SeveralFit(design, cast("Any", estimates), frame, call))
     return VaryingFit(design, estimates, frame, call)
 
 
@@ -348,7 +360,7 @@ def _get_estimates(
     if "varying" in meta:
         from pylmernn.fit.save_varying import get_varying
 
-        return get_varying(parts, meta["varying"], get_networks(parts, meta["networks"]), family)
+        return cast("Any", get_varying(parts, meta["varying"], get_networks(parts, meta["networks"]), family))
     arrays, terms = parts.arrays, range(meta["terms"])
     convergence = Convergence(
         converged=meta["converged"],

@@ -10,6 +10,9 @@ import numpy as np
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+from pylmernn.engines.nme_several import SeveralEstimates
+from pylmernn.engines.nme_several_bars import BarEstimates
+from pylmernn.engines.nme_variance import GroupRows
 from pylmernn.families import Family
 from pylmernn.fit.save import named_family
 from pylmernn.mean.varying import Selected
@@ -17,11 +20,14 @@ from pylmernn.mean.varying import Selected
 if TYPE_CHECKING:
     from pylmernn.fit.save import Parts
 
+BAR = ("effects", "variances", "factor", "places")
 ARRAYS = ("beta", "fixed_covariance", "effects", "variances", "factor", "fitted")
 
 
-def put_varying(parts: Parts, e: VaryingEstimates) -> dict[str, Any]:
+def put_varying(parts: Parts, e: VaryingEstimates | SeveralEstimates) -> dict[str, Any]:
     """Keep the arrays of estimates; returns the rest, but for the networks, as JSON-able data."""
+    if isinstance(e, SeveralEstimates):
+        return _put_several(parts, e)
     for name in ARRAYS:
         parts.put(f"estimates.{name}", getattr(e, name))
     parts.put("estimates.numbers", np.array([e.sigma, e.objective]))  # exact, unlike decimal text
@@ -52,8 +58,55 @@ def get_selected(meta: dict[str, Any]) -> Selected:
     )
 
 
-def get_varying(parts: Parts, meta: dict[str, Any], networks: Any, family: Family | None) -> VaryingEstimates:
+def _put_several(parts: Parts, e: SeveralEstimates) -> dict[str, Any]:
+    for name in ("beta", "fixed_covariance", "fitted"):
+        parts.put(f"estimates.{name}", getattr(e, name))
+    parts.put("estimates.numbers", np.array([e.sigma, e.objective]))
+    parts.put("estimates.gradient", e.convergence.gradient)
+    for kind, bars in (("varying", e.varying), ("random", e.random)):
+        for k, bar in enumerate(bars):
+            for name in BAR:
+                parts.put(f"estimates.{kind}.{k}.{name}", getattr(bar, name))
+    return {
+        **{name: getattr(e, name) for name in ("method", "REML", "exact", "constant_twice")},
+        "selected": dataclasses.asdict(e.selected),
+        "convergence": {
+            name: getattr(e.convergence, name) for name in ("converged", "n_evaluations", "message", "seconds")
+        },
+        "bars": [len(e.varying), len(e.random)],
+    }
+
+
+def _get_several(parts: Parts, meta: dict[str, Any], networks: Any) -> SeveralEstimates:
+    sigma, objective = parts.arrays["estimates.numbers"].tolist()
+    varying, random = (
+        tuple(
+            BarEstimates(**{name: parts.arrays.get(f"estimates.{kind}.{k}.{name}") for name in BAR})  # type: ignore[arg-type]
+            for k in range(count)
+        )
+        for kind, count in zip(("varying", "random"), meta["bars"], strict=True)
+    )
+    return SeveralEstimates(
+        **{name: meta[name] for name in ("method", "REML", "exact", "constant_twice")},
+        beta=parts.arrays["estimates.beta"],
+        fixed_covariance=parts.arrays.get("estimates.fixed_covariance"),
+        sigma=sigma,
+        networks=networks,
+        selected=get_selected(meta["selected"]),
+        varying=varying,
+        random=random,
+        fitted=parts.arrays["estimates.fitted"],
+        objective=objective,
+        convergence=Convergence(gradient=parts.arrays["estimates.gradient"], **meta["convergence"]),
+    )
+
+
+def get_varying(
+    parts: Parts, meta: dict[str, Any], networks: Any, family: Family | None
+) -> VaryingEstimates | SeveralEstimates:
     """Estimates that :func:`put_varying` kept, with their networks."""
+    if "bars" in meta:
+        return _get_several(parts, meta, networks)
     sigma, objective = parts.arrays["estimates.numbers"].tolist()
     given: dict[str, Any] = {
         **{name: parts.arrays.get(f"estimates.{name}") for name in ARRAYS},
@@ -74,3 +127,18 @@ def get_varying(parts: Parts, meta: dict[str, Any], networks: Any, family: Famil
         phi=phi if generalized["several"] else float(phi[0]),
         classes=tuple(generalized["classes"]),
     )
+
+
+def put_added(parts: Parts, added: GroupRows | None) -> None:
+    """Keep the rows from which groups were learnt after the fit, if there are any."""
+    if added is not None:
+        for field in dataclasses.fields(added):
+            parts.put(f"added.{field.name}", getattr(added, field.name))
+
+
+def get_added(parts: Parts) -> GroupRows | None:
+    """Rows that :func:`put_added` kept."""
+    names = [field.name for field in dataclasses.fields(GroupRows)]
+    if f"added.{names[0]}" not in parts.arrays:
+        return None
+    return GroupRows(**{name: parts.arrays[f"added.{name}"] for name in names})

@@ -101,7 +101,7 @@ class Formula:
     specials : tuple of Call
         ``nn(...)``, ``gp(...)`` and ``embed(...)``.
     varying : tuple of Bar
-        Of the bars as written those with a network left of them; see :mod:`pylmernn.formula.varying`.
+        Bars with a network left of them, one for each factor; see :mod:`pylmernn.formula.varying`.
     """
 
     tree: Node
@@ -183,7 +183,7 @@ def parse(text: str) -> Formula:
         response_node=tree.left,
         fixed=fixed if fixed is not None else Number(1),
         bars=tuple(bars),
-        random=tuple(single for bar in bars for single in _expand_bar(bar)),
+        random=tuple(single for bar in bars for single in expand_bar(bar)),
         specials=tuple(specials),
     )
 
@@ -285,7 +285,7 @@ def _checked(bar: Bar) -> Bar:
     return bar
 
 
-def _expand_bar(bar: Bar) -> list[Bar]:
+def expand_bar(bar: Bar) -> list[Bar]:
     """``||`` to one bar a term, then ``a/b`` and ``a*b`` to one bar a factor."""
     return [replace(single, group=group) for single in _expand_double(bar) for group in _expand_group(bar, bar.group)]
 

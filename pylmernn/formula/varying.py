@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pylmernn.formula.design import DesignError, IntArray
-from pylmernn.formula.formula import Bar, Formula, parse
+from pylmernn.formula.formula import Bar, Formula, expand_bar, parse
 from pylmernn.formula.nodes import Call, Name, Node, String, deparse, names_in, strip_parens
 from pylmernn.formula.options import literal
 from pylmernn.formula.values import Factor
@@ -57,7 +57,7 @@ class VaryingTerm:
 
 
 def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str], sequences: bool = False) -> Formula:
-    """The formula with the bars of networks in ``varying`` and the other bars in ``random``.
+    """The formula with the bars of networks in ``varying``, one for each factor, and the other bars in ``random``.
 
     Parameters
     ----------
@@ -94,18 +94,28 @@ def split_bars(formula: Formula, nets: Sequence[str], columns: Collection[str], 
     if not varying:
         return formula
     ordinary = [bar for bar in formula.bars if bar not in varying]
+    single = [part for bar in varying for part in _by_factor(bar)]
+    if sequences:
+        _refuse_several(ordinary, single, nets)
+    random = tuple(part for bar in ordinary for part in expand_bar(bar))
+    return replace(formula, random=random, varying=tuple(single))
+
+
+def _by_factor(bar: Bar) -> list[Bar]:
+    """A bar for each grouping factor, which ``a/b`` and ``a*b`` have several of; lme4's order."""
+    factors = parse(f"y ~ (1 | {bar.group_label})").random
+    return [bar] if len(factors) == 1 else [replace(bar, group=factor.group) for factor in factors]
+
+
+def _refuse_several(ordinary: Sequence[Bar], varying: Sequence[Bar], nets: Sequence[str]) -> None:
+    """Raise DesignError for sequences with other bars than one of the network and one of transitions, by one factor."""
     if ordinary:
         raise DesignError(
             f"{ordinary[0].label}: this version does not fit columns that vary by group beside {varying[0].label}: "
             "take one of them out."
         )
-    if (
-        len({_is_crf(bar, nets) for bar in varying}) < len(varying)
-        or len({bar.group_label for bar in varying}) > 1
-        or len(parse(f"y ~ (1 | {varying[0].group_label})").random) > 1
-    ):
-        raise DesignError(f"{varying[-1].label}: this version lets a network vary by one factor only.")
-    return replace(formula, random=(), varying=tuple(varying))
+    if len({_is_crf(bar, nets) for bar in varying}) < len(varying) or len({bar.group_label for bar in varying}) > 1:
+        raise DesignError(f"{varying[-1].label}: this version lets sequences vary by one factor only.")
 
 
 def _is_crf(bar: Bar, nets: Sequence[str]) -> bool:

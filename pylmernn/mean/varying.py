@@ -59,6 +59,13 @@ class Selected:
         lead = eta.shape[:-1]
         return {n: p.reshape(*lead, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
+    def places(self, part: Selected) -> list[int]:
+        """Where the numbers of a part stand, in its order."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        first = {name: sum(sizes[:k]) for k, name in enumerate(self.names)}
+        counts = (math.prod(shape) for shape in part.shapes)
+        return [first[name] + j for name, count in zip(part.names, counts, strict=True) for j in range(count)]
+
     def join(self, values: dict[str, Tensor]) -> Tensor:
         """Parameters as one vector, (D,)."""
         return torch.cat([values[name].reshape(-1) for name in self.names])
@@ -98,6 +105,18 @@ def select(module: nn.Module, selector: str, label: str, inputs: Sequence[str] =
             f"{label}: the network has no parameter '{selector}' that is learned; it has "
             f"{', '.join(_short(name) for name in owned)}."
         )
+    return _selected(module, names, inputs)
+
+
+def union(module: nn.Module, selections: Sequence[Selected], inputs: Sequence[str] = ()) -> Selected:
+    """The parameters that any of some selections has, in the order of the network."""
+    wanted = {name for each in selections for name in each.names}
+    return _selected(module, [name for name, _ in module.named_parameters() if name in wanted], inputs)
+
+
+def _selected(module: nn.Module, names: Sequence[str], inputs: Sequence[str]) -> Selected:
+    owned = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    layers = list(dict.fromkeys(_layer(name) for name in owned))
     labels = [text for name in names for text in _labels(name, owned[name], module, inputs)]
     last = _layer(names[0]) == layers[-1] == _layer(names[-1]) and isinstance(module, TabularNet)
     return Selected(

@@ -52,9 +52,6 @@ def test_brackets_are_written_back():
     [
         ("y ~ x + (nn | g)", "the formula has no network 'nn'"),
         ("y ~ nn(x) + (nn + x | g)", r"stand alone left of a bar: write \(nn | g\)"),
-        ("y ~ nn(x) + (nn | g) + (1 | h)", "does not fit columns that vary by group beside"),
-        ("y ~ nn(x) + (nn | g) + (nn.last | h)", "vary by one factor"),
-        ("y ~ nn(x) + (nn | g/h)", "vary by one factor"),
         ("y ~ nn(x) + (nn[1] | g)", "name one parameter in quotes"),
         ("y ~ x + (crf | g)", "transitions belong to sequences"),
         ("y ~ nn(g) + (nn | g)", "'g' is the grouping factor"),
@@ -64,6 +61,36 @@ def test_brackets_are_written_back():
 def test_bad_bars(formula, message):
     with pytest.raises(DesignError, match=message):
         build(formula, DATA.assign(k="one"))
+
+
+@pytest.mark.parametrize(
+    "bars, varying, random",
+    [
+        ("(nn.last | g) + (1 | h)", [("g", "last")], [("h", ("(Intercept)",))]),
+        ("(x || h) + (nn || g)", [("g", "")], [("h", ("(Intercept)",)), ("h", ("x",))]),
+        ("(nn.last | g) + (nn.first | h)", [("g", "last"), ("h", "first")], []),
+        ("(nn | h/g) + (1 | g)", [("g:h", ""), ("h", "")], [("g", ("(Intercept)",))]),
+        ("diag(nn | g:h)", [("g:h", "")], []),
+    ],
+)
+def test_several_bars(bars, varying, random):
+    data = pd.concat([DATA, DATA.assign(y=DATA["y"] + np.cos(DATA["x"]))])
+    design, frame = build(f"y ~ nn(x) + {bars}", data)
+    assert [(term.group, term.selector) for term in design.varying] == varying
+    found = sorted((term.group, term.column_names) for term in design.random)
+    assert found == sorted(random)
+    rows = frame.new_data({"x": [1.0], "g": ["c"], "h": ["w"]}, design, varying=True)
+    names = {"g": "c", "h": "w", "g:h": "c:w"}
+    assert [own[0] for own in rows.varying] == [names[group] for group, _ in varying]
+
+
+def test_sequences_vary_by_one_factor():
+    data = DATA.assign(z=np.array(list("uvw"))[np.arange(12) % 3])
+    for bars in ("(nn | g) + (crf | h)", "(nn | g) + (nn | h)", "(crf | g/h)"):
+        with pytest.raises(DesignError, match="lets sequences vary by one factor"):
+            build(f"z ~ nn(x) + {bars}", data, family="crf")
+    with pytest.raises(DesignError, match="does not fit columns that vary by group beside"):
+        build("z ~ nn(x) + (crf | g) + (1 | h)", data, family="crf")
 
 
 def test_of_a_generalized_model():

@@ -1,0 +1,393 @@
+"""The state of a network that varies by several bars, or beside ordinary ones, while it is fitted.
+
+Between two epochs the model, linearised at the deviations, is one linear mixed model of the working response
+(Lindstrom & Bates, 1990): its random terms are the ordinary bars and, for each bar of the network, the derivatives J_t
+by its parameters, or ``J_t U_t`` for deviations ``U_t a_t`` of reduced rank. EM steps for all variances take the exact
+conditional modes and variances; a step for U_t takes the other terms at their modes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pylmernn.engines.control import Control
+from pylmernn.engines.nme_model import (
+    EM_STEPS,
+    FIRST_SHARE,
+    HALVINGS,
+    PORTION,
+    PRIOR_SHARE,
+    State,
+    VaryingModel,
+    constant_column,
+)
+from pylmernn.engines.nme_posterior import Groups, Posterior, posterior
+from pylmernn.engines.nme_reduced import reduced_factor
+from pylmernn.engines.nme_several_bars import (
+    Bar,
+    Columns,
+    cells_of,
+    check_bars,
+    columns_of,
+    in_full,
+    theta_of,
+)
+from pylmernn.engines.nme_several_posterior import Expected, expected
+from pylmernn.formula.design import Design, DesignError
+from pylmernn.mean.mlp import TabularNet
+from pylmernn.mean.varying import Selected, select, union
+
+FloatArray = NDArray[np.float64]
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class SeveralState(State):
+    """What training keeps of an epoch: effects, factor and known levels of each bar among it."""
+
+    bars: tuple[tuple[Tensor, Tensor | None, Tensor], ...] = ()
+
+
+class Linearised(NamedTuple):
+    """The model linearised at the deviations, on m rows.
+
+    Attributes
+    ----------
+    rows : Tensor of int, shape (m,)
+    f : Tensor, shape (m,)
+        Values of the network.
+    own : list of Tensor, shape (m,)
+        What the deviations of each bar of the network add to f by the derivatives.
+    columns : list of Tensor, shape (m, d_k)
+        Of each bar: derivatives (times U_k for reduced rank), or its own columns.
+    some : Tensor of int
+        Places among the rows whose derivatives were kept.
+    derivatives : Tensor, shape (len(some), D)
+    """
+
+    rows: Tensor
+    f: Tensor
+    own: list[Tensor]
+    columns: list[Tensor]
+    some: Tensor
+    derivatives: Tensor
+
+
+class SeveralModel(VaryingModel):
+    """Network, deviations of all levels, and variances of one design.
+
+    Parameters
+    ----------
+    design : Design
+        With any number of terms in ``varying`` and ``random``, and one network.
+    control : Control
+
+    Attributes
+    ----------
+    whole : Design
+        The design; ``design`` itself is that of the cells.
+    bars : list of Bar
+        Those of the network, then the ordinary ones.
+    eta : Tensor of float64, shape (c, D)
+        Deviations of the cells.
+    response : Tensor of float64, shape (n,)
+        Less the offset; ``y`` is without the ordinary random effects too.
+    """
+
+    def __init__(self, design: Design, control: Control) -> None:
+        refuse(design, control)
+        self.whole = design
+        self.cells = cells_of([term.codes for term in design.varying])
+        levels = np.arange(len(self.cells.levels)).astype(str)
+        cell = dataclasses.replace(design.varying[0], codes=self.cells.codes, levels=levels, covariance="us", rank=0)
+        super().__init__(dataclasses.replace(design, varying=(cell,), random=()), control)
+        self.by_layers = False
+        self.level_of_cell = torch.from_numpy(self.cells.levels)
+        self.response = self.y
+        self.varying = [
+            Bar(term, self.selected.places(own)) for term, own in zip(design.varying, self.selections, strict=True)
+        ]
+        self.ordinary = [Bar(term) for term in design.random]
+
+    @property
+    def bars(self) -> list[Bar]:
+        """All random terms: bars of the network first."""
+        return [*self.varying, *self.ordinary]
+
+    def parameters_of(self, module: torch.nn.Module, inputs: Sequence[str]) -> Selected:
+        """What varies of the network by any factor."""
+        self.selections = [select(module, term.selector, term.label, inputs) for term in self.whole.varying]
+        check_bars(self.whole, self.selections)
+        return union(module, self.selections, inputs)
+
+    # ---- values
+
+    def of_cells(self, effects: list[Tensor]) -> Tensor:
+        """Deviations of the cells (c, D), from those of the levels of each bar of the network."""
+        eta = torch.zeros(len(self.level_of_cell), self.selected.size, dtype=torch.float64)
+        for k, (bar, own) in enumerate(zip(self.varying, effects, strict=True)):
+            assert bar.where is not None
+            eta[:, bar.where] += own[self.level_of_cell[:, k]]
+        return eta
+
+    def ordinary_part(self) -> Tensor:
+        """What the ordinary bars add, (n,)."""
+        total = torch.zeros(len(self.response), dtype=torch.float64)
+        for bar in self.ordinary:
+            assert bar.columns is not None
+            total += (bar.columns * bar.effects[bar.codes]).sum(1)
+        return total
+
+    def refresh(self) -> None:
+        """What follows from the effects of the bars."""
+        self.eta = self.of_cells([bar.effects for bar in self.varying])
+        self.y = self.response - self.ordinary_part()
+
+    # ---- steps
+
+    def epoch(self, number: int) -> float:
+        """As :meth:`VaryingModel.epoch`; ordinary random effects come in as deviations do."""
+        share = min(1.0, (number - 1) / self.rise)
+        target = (self.response - self.X @ self.beta - share * self.ordinary_part()) / self.scale
+        loss = self.trainer.epoch(target.float(), (share * self.eta).float()) * self.scale**2
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is not finite in epoch {number}")
+        small = len(self.rows) * self.selected.size <= PORTION
+        self.improve(self.rows, EM_STEPS if small else 1)
+        if not torch.isfinite(self.eta).all():
+            raise FloatingPointError(f"the deviations are not finite in epoch {number}")
+        return loss
+
+    def linearise(self, rows: Tensor) -> Linearised:
+        """Values and derivatives at the deviations; those of all rows are kept where they fit into memory."""
+        most = max(1, PORTION // self.selected.size)
+        some = torch.arange(len(rows))
+        if len(rows) > most:
+            some = torch.from_numpy(np.sort(self.trainer.rng.permutation(len(rows))[:most]))
+        f, J = self.linearised(rows[some])
+        self.begin(rows[some], f, J)
+        if len(some) == len(rows):
+            own, columns = self.parts_of(rows, J)
+            return Linearised(rows, f, own, columns, some, J)
+        parts = []
+        for at in rows.split(most):
+            values, derivatives = self.linearised(at)
+            parts.append((values, *self.parts_of(at, derivatives)))
+        f, owns, each = torch.cat([p[0] for p in parts]), [p[1] for p in parts], [p[2] for p in parts]
+        own = [torch.cat(own) for own in zip(*owns, strict=True)]
+        return Linearised(rows, f, own, [torch.cat(own) for own in zip(*each, strict=True)], some, J)
+
+    def parts_of(self, rows: Tensor, J: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """``own`` and ``columns`` of :class:`Linearised` for derivatives J (m, D)."""
+        own = [(J[:, bar.where] * bar.effects[bar.codes[rows]]).sum(1) for bar in self.varying]
+        return own, [self.own_columns(bar, J, rows) for bar in self.bars]
+
+    @staticmethod
+    def natural_columns(bar: Bar, J: Tensor, rows: Tensor) -> Tensor:
+        """Columns of a bar at some rows, for derivatives J (m, D) there: (m, d)."""
+        return J[:, bar.where] if bar.columns is None else bar.columns[rows]
+
+    def own_columns(self, bar: Bar, J: Tensor, rows: Tensor) -> Tensor:
+        """The same, times the factor of deviations of reduced rank."""
+        columns = self.natural_columns(bar, J, rows)
+        if not bar.reduced:
+            return columns
+        assert bar.factor is not None
+        return columns @ bar.factor
+
+    def begin(self, rows: Tensor, f: Tensor, J: Tensor) -> None:
+        """First variances of bars that have none: together they stand for a share of what beta leaves.
+
+        A factor of reduced rank that stands for nothing, as it may before the network has learnt, has none either.
+        """
+        rest = self.y[rows] - self.X[rows] @ self.beta - f + (J * self.eta[self.codes[rows]]).sum(1)
+        variance = float(rest.var(correction=0))
+        if any(bar.factor is None for bar in self.bars):
+            self.sigma2 = variance
+        for bar in self.bars:
+            columns = self.natural_columns(bar, J, rows)
+            if bar.factor is not None and not (bar.reduced and self.stands_for_nothing(columns @ bar.factor, rest)):
+                continue
+            size = float((columns**2).sum(1).mean()) or 1.0
+            ones = columns.new_full((bar.width,), (FIRST_SHARE * variance / len(self.bars) / size) ** 0.5)
+            bar.factor = ones if bar.diagonal else torch.diag(ones)
+            if bar.reduced:
+                groups = Groups(bar.codes[rows].numpy().astype(np.int32), bar.term.n_levels, bar.width)
+                effects = posterior(columns, rest, ones, variance, groups).effects
+                _, values, vectors = torch.linalg.svd(effects, full_matrices=False)
+                bar.factor = vectors[: bar.rank].T * values[: bar.rank] / groups.present**0.5
+
+    def improve(self, rows: Tensor, steps: int) -> None:
+        """EM steps in the model linearised at the deviations; effects then move, and means go to theta_bar."""
+        at = self.linearise(rows)
+        design, columns = self.linear_model(at)
+        for step in range(steps):
+            if step and any(bar.reduced for bar in self.bars):
+                design, columns = self.linear_model(at)
+            theta = np.concatenate([theta_of(bar, self.sigma2**0.5) for bar in self.bars])
+            factors = [bar.factor for bar in self.bars]
+            found = expected(design, theta)
+            self.maximise(at, found, columns)
+        self.beta = torch.from_numpy(np.array(found.beta))
+        effects = [
+            in_full(bar, own.levels, b, factor)
+            for bar, own, b, factor in zip(self.bars, columns, found.b, factors, strict=True)
+        ]
+        self.move_bars(at, columns, effects)
+
+    def linear_model(self, at: Linearised) -> tuple[Design, list[Columns]]:
+        """The linear mixed model of the working response."""
+        rows = at.rows
+        columns = [columns_of(bar, rows, own) for bar, own in zip(self.bars, at.columns, strict=True)]
+        y = self.response[rows] - at.f + sum(at.own, torch.zeros(()))
+        weights = None if self.whole.weights is None else self.whole.weights[rows.numpy()]
+        terms = tuple(own.term for own in columns)
+        return Design(y.numpy(), self.X[rows].numpy(), self.whole.fixed_names, terms, weights), columns
+
+    def maximise(self, at: Linearised, found: Expected, columns: list[Columns]) -> None:
+        """New variances, and directions of deviations of reduced rank."""
+        self.sigma2 = max(found.sigma**2, 1e-10 * self.scale**2)
+        rest = self.response[at.rows] - at.f + sum(at.own, torch.zeros(()))
+        rest = rest - self.X[at.rows] @ torch.from_numpy(np.array(found.beta))
+        effects, added = [], []
+        for bar, own, made, b in zip(self.bars, at.columns, columns, found.b, strict=True):
+            every = torch.zeros(bar.term.n_levels, own.shape[1], dtype=torch.float64)
+            every[made.levels] = torch.from_numpy(np.array(b))
+            effects.append(every)
+            added.append((own * every[bar.codes[at.rows]]).sum(1))
+        for k, bar in enumerate(self.bars):
+            if not bar.reduced:
+                bar.learn(found.b[k], found.variances[k])
+                continue
+            left = rest - sum((each for j, each in enumerate(added) if j != k), torch.zeros(()))
+            self.turn(bar, at, left[at.some], effects[k], found.variances[k], columns[k].levels)
+            if len(at.some) == len(at.rows):
+                at.columns[k] = self.own_columns(bar, at.derivatives, at.rows)
+
+    def turn(
+        self, bar: Bar, at: Linearised, rest: Tensor, scores: Tensor, variances: FloatArray, levels: NDArray[np.int64]
+    ) -> None:
+        """A step for the directions of one bar, all other terms at their modes."""
+        assert bar.factor is not None
+        rows = at.rows[at.some]
+        root, J = self.weights[rows].sqrt(), at.derivatives[:, bar.where]
+        spread = torch.eye(scores.shape[1], dtype=torch.float64).repeat(len(scores), 1, 1)
+        spread[levels] = torch.from_numpy(np.array(variances))
+        nothing = scores.new_zeros(0)
+        known = Posterior(nothing, nothing, scores, spread, 0.0, 0.0)
+        penalty = bar.rank * float((J**2).sum(1).mean()) / (PRIOR_SHARE * self.scale**2)
+        penalty = penalty * len(at.some) / len(at.rows)
+        bar.factor = reduced_factor(
+            root[:, None] * J, root * rest, bar.codes[rows], bar.factor, known, self.sigma2, penalty
+        )
+
+    # ---- moves
+
+    def move_bars(self, at: Linearised, columns: list[Columns], effects: list[Tensor]) -> None:
+        """New effects of all bars; those of the network shortened where need be, and their means to theta_bar."""
+        for bar, own, new in zip(self.bars, columns, effects, strict=True):
+            bar.known[own.levels] = True
+            if bar.where is None:
+                bar.effects = new
+        self.refresh()
+        varying = effects[: len(self.varying)]
+        if not self.selected.linear:
+            varying = self.shortened_bars(at, varying)
+        for bar, new in zip(self.varying, varying, strict=True):
+            mean = new[bar.known].mean(0)
+            step = torch.zeros(self.selected.size)
+            step[bar.where] = mean.float()
+            self.network.move(step)
+            bar.effects = torch.where(bar.known[:, None], new - mean, torch.zeros_like(new))
+        self.refresh()
+
+    def shortened_bars(self, at: Linearised, effects: list[Tensor]) -> list[Tensor]:
+        """New deviations, nearer to the old ones at levels whose rows they fit far worse than promised."""
+        rows, weights = at.rows, self.weights[at.rows]
+        known = self.y[rows] - self.X[rows] @ self.beta
+        before = weights * (known - at.f) ** 2
+        old = [bar.effects for bar in self.varying]
+        lengths = [torch.ones(len(each), dtype=torch.float64) for each in old]
+        changes = self.promised(at, effects)
+        for _ in range(HALVINGS):
+            moved = sum(
+                (s[bar.codes[rows]] * c for s, bar, c in zip(lengths, self.varying, changes, strict=True)),
+                torch.zeros(()),
+            )
+            promised = weights * (known - at.f - moved) ** 2
+            now = [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
+            found = weights * (known - self.values(rows, self.of_cells(now))) ** 2
+            any_worse = False
+            for bar, length in zip(self.varying, lengths, strict=True):
+                sums = [
+                    torch.zeros(len(length), dtype=torch.float64).index_add_(0, bar.codes[rows], each)
+                    for each in (found, promised, before)
+                ]
+                worse = sums[0] > sums[1] + 0.5 * (sums[2] - sums[1]).abs() + 2.0 * self.sigma2
+                length[worse] /= 2
+                any_worse = any_worse or bool(worse.any())
+            if not any_worse:
+                break
+        return [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
+
+    def promised(self, at: Linearised, effects: list[Tensor]) -> list[Tensor]:
+        """What new deviations of each bar change in the linearised model, (m,) each."""
+        changes = [torch.empty(len(at.rows), dtype=torch.float64) for _ in effects]
+        most = max(1, PORTION // self.selected.size)
+        for first in range(0, len(at.rows), most):
+            part = slice(first, first + most)
+            rows = at.rows[part]
+            J = at.derivatives if len(at.some) == len(at.rows) else self.linearised(rows)[1]
+            for bar, new, change in zip(self.varying, effects, changes, strict=True):
+                change[part] = (J[:, bar.where] * (new - bar.effects)[bar.codes[rows]]).sum(1)
+        return changes
+
+    # ---- what is kept
+
+    @property
+    def has_absorbed_bias(self) -> bool:
+        """Whether the intercept stands for the bias of the last layer, which varies."""
+        module = self.network.module
+        if not isinstance(module, TabularNet) or constant_column(self.whole.X) is None:
+            return False
+        return f"mlp.layers.{len(module.mlp.layers) - 1}.bias" in self.selected.names
+
+    def state(self) -> SeveralState:
+        """A copy of all that changes."""
+        base = super().state()
+        bars = tuple((bar.effects.clone(), bar.factor, bar.known.clone()) for bar in self.bars)
+        return SeveralState(base.weights, base.beta, base.eta, base.factor, base.sigma2, bars)
+
+    def restore(self, state: State) -> None:
+        """An earlier :meth:`state`."""
+        super().restore(state)
+        assert isinstance(state, SeveralState)
+        for bar, (effects, factor, known) in zip(self.bars, state.bars, strict=True):
+            bar.effects, bar.factor, bar.known = effects, factor, known
+        self.refresh()
+
+    def absorb_scale(self) -> None:
+        """Put the scale into the last layer, where it is known which one that is."""
+        tabular = isinstance(self.network.module, TabularNet)
+        change = self.change_of_scale() if tabular else torch.ones(self.selected.size, dtype=torch.float64)
+        super().absorb_scale()
+        for bar in self.varying:
+            own = change[bar.where]
+            bar.effects = bar.effects * own
+            if bar.factor is not None:
+                bar.factor = bar.factor * (own if bar.factor.ndim == 1 else own[:, None])
+        self.refresh()
+
+
+def refuse(design: Design, control: Control) -> None:
+    """Raise DesignError for what several bars cannot do."""
+    if control.training.preset == "faithful":
+        label = (*(term.label for term in design.varying), *(term.label for term in design.random))[1]
+        raise DesignError(f"{label}: preset 'faithful' knows one bar only; use 'default'.")
