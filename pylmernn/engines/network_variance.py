@@ -112,7 +112,11 @@ def calibrate(design: Design, estimates: Estimates, networks: Networks, seed: in
     found = _held_out_errors(design, estimates, networks, seed)
     if found is None:
         return Calibration(1.0, estimates.sigma**2)
-    squares, v, level = found.squares, found.v, found.level
+    return slope_and_noise(found.squares, found.v, found.level)
+
+
+def slope_and_noise(squares: FloatArray, v: FloatArray, level: float) -> Calibration:
+    """The calibration from squared errors (m,) of mean ``level``, and what the last layer adds to their expectation."""
     centre = float(v.mean())
     slope = min(_slope(squares, v), 0.75 * level / centre) if centre > 0 else 1.0
     return Calibration(slope, level - slope * centre)

@@ -14,6 +14,7 @@ from pylmernn.engines.network_variance import Calibration
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.working_model import working_model
 from pylmernn.families import Family
+from pylmernn.families.family import Dispersion
 from pylmernn.fit import intervals, probabilities
 from pylmernn.fit import predict as prediction
 from pylmernn.fit import simulate as simulation
@@ -272,7 +273,8 @@ class GeneralizedPrediction(PredictionVerbs):
             if type != "response":
                 raise DesignError("a new response is on its own scale: use type='response' with interval='prediction'.")
             weights = self._weights if of_fit else np.ones(len(eta))
-            lower, upper = self._response_limits(eta, np.sqrt(np.maximum(variance, 0.0)), weights, level, seed)
+            se = np.sqrt(np.maximum(variance, 0.0))
+            lower, upper = response_limits(self._family, self.estimates.phi, eta, se, weights, level, seed)
         if type == "link":
             return frame
         if self._family.categorical:
@@ -285,28 +287,6 @@ class GeneralizedPrediction(PredictionVerbs):
         elif interval == "prediction":
             out["lwr"], out["upr"] = lower, upper
         return out
-
-    def _response_limits(
-        self, eta: FloatArray, se: FloatArray, weights: FloatArray, level: float, seed: int
-    ) -> tuple[FloatArray, FloatArray]:
-        """Quantiles of new responses whose linear predictors are normal, (m,) each."""
-        if self._family.categorical or (self._family.name == "binomial" and (weights == 1).all()):
-            raise DesignError(
-                "a new response of one trial is one class or another, which no interval tells: use predict_proba(), or "
-                "interval='confidence' for its probability."
-            )
-        rng = np.random.default_rng(seed)
-        a = (1.0 - level) / 2.0
-        ends = np.full((2, len(eta)), np.nan)
-        known = np.flatnonzero(np.isfinite(eta) & np.isfinite(se))
-        size = max(1, 2_000_000 // DRAWS)
-        for start in range(0, len(known), size):
-            part = known[start : start + size]
-            draws = eta[part] + se[part] * rng.standard_normal((DRAWS, len(part)))
-            given = np.tile(weights[part], DRAWS)
-            values = self._family.draw(rng, self._family.link.inverse(draws.ravel()), given, self.estimates.phi)
-            ends[:, part] = np.quantile(values.reshape(DRAWS, -1), [a, 1.0 - a], axis=0)
-        return ends[0], ends[1]
 
     # ---- simulation
 
@@ -325,3 +305,42 @@ class GeneralizedPrediction(PredictionVerbs):
             self._family.draw(rng, self._family.link.inverse(column), given, self.estimates.phi) for column in eta.T
         ]
         return np.column_stack(draws)
+
+
+def response_limits(
+    family: Family, phi: Dispersion, eta: FloatArray, se: FloatArray, weights: FloatArray, level: float, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Quantiles of new responses whose linear predictors are normal, (m,) each.
+
+    Parameters
+    ----------
+    family, phi : the family and its dispersion
+    eta, se : ndarray, shape (m,)
+        Linear predictors and their standard errors.
+    weights : ndarray, shape (m,)
+    level : float
+    seed : int
+        Of the draws.
+
+    Raises
+    ------
+    DesignError
+        For single binary responses, or classes.
+    """
+    if family.categorical or (family.name == "binomial" and (weights == 1).all()):
+        raise DesignError(
+            "a new response of one trial is one class or another, which no interval tells: use predict_proba(), or "
+            "interval='confidence' for its probability."
+        )
+    rng = np.random.default_rng(seed)
+    a = (1.0 - level) / 2.0
+    ends = np.full((2, len(eta)), np.nan)
+    known = np.flatnonzero(np.isfinite(eta) & np.isfinite(se))
+    size = max(1, 2_000_000 // DRAWS)
+    for start in range(0, len(known), size):
+        part = known[start : start + size]
+        draws = eta[part] + se[part] * rng.standard_normal((DRAWS, len(part)))
+        given = np.tile(weights[part], DRAWS)
+        values = family.draw(rng, family.link.inverse(draws.ravel()), given, phi)
+        ends[:, part] = np.quantile(values.reshape(DRAWS, -1), [a, 1.0 - a], axis=0)
+    return ends[0], ends[1]

@@ -11,19 +11,20 @@ import pandas as pd
 
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_predict import averaged, network_of, new_effects, values
+from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
+from pylmernn.fit.varying_answers import NOTHING as NOTHING
+from pylmernn.fit.varying_answers import VaryingAnswers, is_generic
+from pylmernn.fit.varying_intervals import error_frame, fit_rows, group_rows, with_more
 from pylmernn.fit.varying_text import summary_text
-from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows
 from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.response import read_response, response_numbers
 from pylmernn.formula.transforms import FUNCTIONS
-
-NOTHING = ("NA", "~0", "~-1", "~ 0")  # re_form without deviations
 
 
 class Deviations(Ranef):
@@ -41,7 +42,7 @@ class Deviations(Ranef):
         return out
 
 
-class VaryingFit(VaryingVerbs):
+class VaryingFit(VaryingAnswers):
     """A fitted ``y = offset + X beta + f(x; theta_bar + eta_i) + e`` with ``eta_i ~ N(0, Sigma)`` in group i.
 
     Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``.
@@ -152,17 +153,21 @@ class VaryingFit(VaryingVerbs):
         return self._series(self.design.y - self.estimates.fitted)
 
     def _series(self, numbers: FloatArray) -> pd.Series:
-        names = self.frame.row_names
-        return pd.Series(numbers, index=pd.RangeIndex(self.design.n) if names is None else names)
+        return pd.Series(numbers, index=self._names)
 
     def predict(
         self,
         newdata: Any = None,
         re_form: Any = None,
+        random_only: bool = False,
         allow_new_levels: bool = False,
+        se_fit: bool = False,
+        interval: str | bool | None = None,
+        level: float = 0.95,
+        na_action: str = "pass",
         average: int = 0,
         seed: int = 0,
-    ) -> pd.Series:
+    ) -> pd.Series | pd.DataFrame:
         """Predictions for known groups and new ones.
 
         Parameters
@@ -171,49 +176,77 @@ class VaryingFit(VaryingVerbs):
             By default the rows of the fit.
         re_form : None or "NA", default None
             "NA" for the generic network, whatever the group.
+        random_only : bool, default False
+            What the deviations of a group add to the generic prediction, alone.
         allow_new_levels : bool, default False
             Whether groups that the fit has not seen get the generic network.
+        se_fit : bool, default False
+            Also standard errors of the mean: deviations, fixed effects and last layer jointly, variances taken as
+            known.
+        interval : {None, "confidence", "prediction", True}
+            Also limits, for the mean or (True as well) for a new response of weight 1.
+        level : float, default 0.95
+            Of the limits.
+        na_action : {"pass", "omit", "fail"}
+            Rows of newdata with missing values: give NaN, leave them out, or refuse.
         average : int, default 0
             So many draws of deviations from N(0, Sigma), over which predictions for new groups (and all groups with
             ``re_form="NA"``) are averaged instead. A network that bends in its deviations has another mean.
         seed : int, default 0
             Of the draws.
 
+        Returns
+        -------
+        Series, or DataFrame with columns fit, se (and lwr, upr)
+
         Raises
         ------
         DesignError
             For new groups without ``allow_new_levels``, or missing columns.
 
+        Notes
+        -----
+        Variances are those of the model linearised at the estimates, which is the linear mixed model itself where only
+        the last layer varies (:mod:`pylmernn.engines.nme_variance`). A new group adds the variance of its deviations.
+        The layers below the last count as known in standard errors, so intervals of the mean are too narrow beside
+        hidden layers; the noise of a prediction interval counts what rows held out in training show.
+
         See Also
         --------
         update_ranef : deviations of new groups from a few rows of theirs
         """
-        generic = re_form is not None and (re_form is False or str(re_form).replace(" ", "") in NOTHING)
-        if re_form is not None and not generic:
-            raise DesignError(f"re_form is {re_form!r}: use None, or 'NA' for the generic network.")
-        if newdata is None and not generic:
-            return self.fitted()
+        interval = interval_name(interval)
+        generic = is_generic(re_form)
+        if random_only and (se_fit or interval or average):
+            raise DesignError("random_only is for predictions alone: leave out se_fit, interval and average.")
         if newdata is None:
-            rows = NewRows(self.design.X, self._offset, (), self.frame.row_names, (self.design.nets[0].inputs,))
-            codes = np.full(self.design.n, -1, dtype=np.int32)
+            rows = dataclasses.replace(fit_rows(self.design), row_names=self._names)
+            codes = np.full(self.design.n, -1, dtype=np.int32) if generic else self.design.varying[0].codes
         else:
-            rows = self.frame.new_data(newdata, self.design, varying=not generic)
+            rows = self.frame.new_data(newdata, self.design, varying=not generic, na_action=na_action)
             codes = np.full(len(rows.X), -1, dtype=np.int32) if generic else self._codes(rows, allow_new_levels)
-        fixed = rows.offset + rows.X @ self.estimates.beta
-        found = fixed + values(self.estimates, rows.nets[0], codes)
+        inputs, fixed = rows.nets[0], self._fixed(rows)
+        if random_only:
+            difference = values(self.estimates, inputs, codes) - values(self.estimates, inputs, np.full_like(codes, -1))
+            return pd.Series(difference, index=rows.row_names)
+        known = newdata is None and not generic
+        found = self.estimates.fitted.copy() if known else fixed + values(self.estimates, inputs, codes)
         unknown = codes < 0
         if average and unknown.any():
-            found[unknown] = fixed[unknown] + averaged(self.estimates, rows.nets[0][unknown], average, seed)
-        return pd.Series(found, index=rows.row_names)
+            found[unknown] = fixed[unknown] + averaged(self.estimates, inputs[unknown], average, seed)
+        if not se_fit and interval is None:
+            return pd.Series(found, index=rows.row_names)
+        some = group_rows(rows, codes, self.design.weights if newdata is None else None)
+        return error_frame(self._errors, found, some, not generic, interval, level, pd.Index(rows.row_names))
 
     @property
-    def _offset(self) -> FloatArray:
-        return np.zeros(self.design.n) if self.design.offset is None else self.design.offset
+    def _names(self) -> Any:
+        names = self.frame.row_names
+        return pd.RangeIndex(self.design.n) if names is None else names
 
     def _codes(self, rows: NewRows, allow_new_levels: bool) -> IntArray:
         term = self.design.varying[0]
-        at = {str(level): code for code, level in enumerate(term.levels)}
-        codes = np.array([at.get(str(name), -1) for name in rows.varying[0]], dtype=np.int32)
+        codes = self._places(rows.varying[0])
         if (codes < 0).any() and not allow_new_levels:
             names = list(dict.fromkeys(str(name) for name in rows.varying[0][codes < 0]))
             shown = ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
@@ -272,7 +305,9 @@ class VaryingFit(VaryingVerbs):
             all_groups[at] = own
         design = dataclasses.replace(self.design, varying=(dataclasses.replace(term, levels=levels),))
         estimates = dataclasses.replace(estimates, effects=grown[0], variances=grown[1])
-        return VaryingFit(design, estimates, self.frame, self.call)
+        after = VaryingFit(design, estimates, self.frame, self.call)
+        after.added = with_more(self.added, group_rows(rows, np.array(at, dtype=np.int32)[codes]))
+        return after
 
     # ---- text
 

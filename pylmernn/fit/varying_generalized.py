@@ -13,12 +13,15 @@ from pylmernn.engines.nme_generalized_predict import averaged_means, means, new_
 from pylmernn.engines.nme_predict import network_of, values
 from pylmernn.engines.nme_working import Rows
 from pylmernn.fit import rtext
+from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.varcorr import VarCorr
-from pylmernn.fit.varying import NOTHING, VaryingFit
+from pylmernn.fit.varying import VaryingFit
+from pylmernn.fit.varying_answers import is_generic
+from pylmernn.fit.varying_intervals import fit_rows, generalized_frame, group_rows, informed, with_more
 from pylmernn.fit.varying_text import SHOWN
 from pylmernn.formula.data import as_pandas
-from pylmernn.formula.design import DesignError, FloatArray, NewRows
+from pylmernn.formula.design import DesignError, FloatArray, IntArray, NewRows
 from pylmernn.formula.evaluate import Evaluator
 from pylmernn.formula.response import read_response, response_numbers
 from pylmernn.formula.transforms import FUNCTIONS
@@ -93,64 +96,91 @@ class GeneralizedVaryingFit(VaryingFit):
             raise DesignError("a response of classes has no residuals: look at predict_proba().")
         return self._series(self.design.y - means(self.estimates, self.estimates.fitted))
 
-    @property
-    def _names(self) -> Any:
-        names = self.frame.row_names
-        return pd.RangeIndex(self.design.n) if names is None else names
-
     def _table(self, numbers: FloatArray, names: Any) -> Any:
         """Numbers (m,) as a Series, (m, C) as a table with the classes for columns."""
         if numbers.ndim == 1:
             return pd.Series(numbers, index=names)
         return pd.DataFrame(numbers, index=names, columns=list(self.estimates.classes))
 
-    def predict(
+    def predict(  # type: ignore[override]
         self,
         newdata: Any = None,
         re_form: Any = None,
+        random_only: bool = False,
         allow_new_levels: bool = False,
+        type: str | None = None,
+        na_action: str = "pass",
+        se_fit: bool = False,
+        interval: str | bool | None = None,
+        level: float = 0.95,
         average: int = 0,
         seed: int = 0,
-        type: str | None = None,
     ) -> Any:
         """Predictions for known groups and new ones.
 
         Parameters
         ----------
-        newdata, re_form, allow_new_levels, average, seed
+        newdata, re_form, random_only, allow_new_levels, na_action, average, seed
             As in :meth:`VaryingFit.predict`; averages are of means or probabilities, not of linear predictors.
         type : {"link", "response", "prob", "class"}, optional
             Linear predictors, means (probabilities of a response of several classes), probabilities, or the most
             probable class. By default the class of a multinomial model and the linear predictor of any other, as
             :func:`pylmernn.glmernn` has it for models without a network that varies; with ``average`` means.
+        se_fit : bool, default False
+            Also standard errors, by the normal approximation at the modes; for "response" by the delta method.
+        interval : {None, "confidence", "prediction", True}
+            Also limits: "confidence" of the linear predictor (for "response" carried through the inverse link),
+            "prediction" (True as well) of a new response by 4,000 draws; needs ``type="response"``.
+        level : float, default 0.95
+            Of the limits.
 
         Returns
         -------
-        Series, or DataFrame with a column a class
+        Series, or DataFrame with columns fit, se (and lwr, upr), or one a class
 
         Raises
         ------
         DesignError
-            For new groups without ``allow_new_levels``, missing columns, or an unknown type.
+            For new groups without ``allow_new_levels``, missing columns, an unknown type, or standard errors of a
+            multinomial model.
         """
+        interval = interval_name(interval)
         if type is None:
             type = "class" if self._several else "response" if average else "link"
         if type not in TYPES:
             raise DesignError(f"type is '{type}': use one of {', '.join(TYPES)}.")
+        errors = se_fit or interval is not None
+        if errors and (type in ("prob", "class") or average or random_only):
+            raise DesignError("standard errors are for type='link' or 'response', without average and random_only.")
+        if random_only and (type != "link" or average):
+            raise DesignError("random_only is for type='link' alone, as deviations add to linear predictors.")
         if type == "prob":
-            return self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
+            return self.predict_proba(newdata, re_form, allow_new_levels, average, seed, na_action)
         if type == "class":
-            table = self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
-            numbers = table.to_numpy()
-            missing = np.isnan(numbers).any(axis=1)
-            best = np.where(missing, 0, np.nan_to_num(numbers).argmax(axis=1))
-            chosen = np.array(table.columns, dtype=object)[best]
-            chosen[missing] = None
-            return pd.Series(chosen, index=table.index)
+            return self._most_likely(self.predict_proba(newdata, re_form, allow_new_levels, average, seed, na_action))
         if type == "link" and average:
             raise DesignError("average is for means and probabilities: leave it out with type='link'.")
-        found, names = self._predicted(newdata, re_form, allow_new_levels, average, seed, type == "link")
-        return self._table(found, names)
+        rows, codes = self._rows_to_predict(newdata, re_form, allow_new_levels, na_action)
+        if random_only:
+            eta = values(self.estimates, rows.nets[0], codes)
+            return self._table(eta - values(self.estimates, rows.nets[0], np.full_like(codes, -1)), rows.row_names)
+        eta = self._linear_predictors(rows, codes, newdata is None)
+        if not errors:
+            found = eta if type == "link" else self._means(eta, rows, codes, average, seed)
+            return self._table(found, rows.row_names)
+        some = group_rows(rows, codes, self.design.weights if newdata is None else None)
+        return generalized_frame(
+            self._errors, eta, some, not is_generic(re_form), type, interval, level, seed, pd.Index(rows.row_names)
+        )
+
+    @staticmethod
+    def _most_likely(table: pd.DataFrame) -> pd.Series:
+        numbers = table.to_numpy()
+        missing = np.isnan(numbers).any(axis=1)
+        best = np.where(missing, 0, np.nan_to_num(numbers).argmax(axis=1))
+        chosen = np.array(table.columns, dtype=object)[best]
+        chosen[missing] = None
+        return pd.Series(chosen, index=table.index)
 
     def predict_proba(
         self,
@@ -159,12 +189,13 @@ class GeneralizedVaryingFit(VaryingFit):
         allow_new_levels: bool = False,
         average: int = 0,
         seed: int = 0,
+        na_action: str = "pass",
     ) -> pd.DataFrame:
         """Probabilities of the classes, a column each; of failure and success for a binomial response.
 
         Parameters
         ----------
-        newdata, re_form, allow_new_levels, average, seed
+        newdata, re_form, allow_new_levels, average, seed, na_action
             As in :meth:`predict`.
 
         Raises
@@ -174,41 +205,39 @@ class GeneralizedVaryingFit(VaryingFit):
         """
         family = self.estimates.family
         assert family is not None
-        found, names = self._predicted(newdata, re_form, allow_new_levels, average, seed, False)
+        rows, codes = self._rows_to_predict(newdata, re_form, allow_new_levels, na_action)
+        found = self._means(self._linear_predictors(rows, codes, newdata is None), rows, codes, average, seed)
         if family.name == "binomial":
             found = np.column_stack([1.0 - found, found])
         elif not family.categorical:
             raise DesignError(f"the {family.name} family has no classes: use predict().")
-        return pd.DataFrame(found, index=names, columns=list(self.estimates.classes or ("0", "1")))
+        return pd.DataFrame(found, index=rows.row_names, columns=list(self.estimates.classes or ("0", "1")))
 
-    def _predicted(
-        self, newdata: Any, re_form: Any, allow_new_levels: bool, average: int, seed: int, link: bool
-    ) -> tuple[FloatArray, Any]:
-        """Numbers (m,) or (m, C), and names of their rows."""
-        generic = re_form is not None and (re_form is False or str(re_form).replace(" ", "") in NOTHING)
-        if re_form is not None and not generic:
-            raise DesignError(f"re_form is {re_form!r}: use None, or 'NA' for the generic network.")
-        if newdata is None and not generic:
-            eta = self.estimates.fitted
-            return (eta if link else means(self.estimates, eta)), self._names
+    def _rows_to_predict(
+        self, newdata: Any, re_form: Any, allow_new_levels: bool, na_action: str
+    ) -> tuple[NewRows, IntArray]:
+        """Rows with their names, and codes of their groups; all -1 for the generic network."""
+        generic = is_generic(re_form)
         if newdata is None:
-            rows = NewRows(self.design.X, self._offset, (), self._names, (self.design.nets[0].inputs,))
-        else:
-            rows = self.frame.new_data(newdata, self.design, varying=not generic)
-        codes = np.full(len(rows.X), -1, dtype=np.int32) if generic else self._codes(rows, allow_new_levels)
-        fixed = self._fixed(rows)
-        eta = fixed + values(self.estimates, rows.nets[0], codes)
-        found = eta if link else means(self.estimates, eta)
+            rows = dataclasses.replace(fit_rows(self.design), row_names=self._names)
+            return rows, np.full(self.design.n, -1, dtype=np.int32) if generic else self.design.varying[0].codes
+        rows = self.frame.new_data(newdata, self.design, varying=not generic, na_action=na_action)
+        return rows, np.full(len(rows.X), -1, dtype=np.int32) if generic else self._codes(rows, allow_new_levels)
+
+    def _linear_predictors(self, rows: NewRows, codes: IntArray, of_fit: bool) -> FloatArray:
+        """Linear predictors, (m,) or (m, C)."""
+        if of_fit and (codes >= 0).all():
+            return self.estimates.fitted
+        return np.asarray(self._fixed(rows) + values(self.estimates, rows.nets[0], codes))
+
+    def _means(self, eta: FloatArray, rows: NewRows, codes: IntArray, average: int, seed: int) -> FloatArray:
+        """Means or probabilities, averaged over draws for groups that are not known where that is wanted."""
+        found = means(self.estimates, eta)
         unknown = codes < 0
         if average and unknown.any():
-            inputs = rows.nets[0][unknown]
-            found[unknown] = averaged_means(self.estimates, inputs, fixed[unknown], average, seed)
-        return found, rows.row_names
-
-    def _fixed(self, rows: NewRows) -> FloatArray:
-        """Linear predictors but for the network, (m,) or (m, C)."""
-        offset = rows.offset[:, None] if self._several else rows.offset
-        return np.asarray(offset + rows.X @ self.estimates.beta)
+            fixed = self._fixed(rows)[unknown]
+            found[unknown] = averaged_means(self.estimates, rows.nets[0][unknown], fixed, average, seed)
+        return found
 
     def update_ranef(self, newdata: Any) -> GeneralizedVaryingFit:
         """The same fit with the deviations of further groups, from rows of theirs; all else stays as it is.
@@ -243,7 +272,12 @@ class GeneralizedVaryingFit(VaryingFit):
             grown.append(both)
         design = dataclasses.replace(self.design, varying=(dataclasses.replace(term, levels=levels),))
         estimates = dataclasses.replace(e, effects=grown[0], variances=grown[1])
-        return GeneralizedVaryingFit(design, estimates, self.frame, self.call)
+        after = GeneralizedVaryingFit(design, estimates, self.frame, self.call)
+        if not self._several:
+            places = np.array(at, dtype=np.int32)[codes]
+            eta = self._fixed(rows) + values(estimates, rows.nets[0], places)
+            after.added = with_more(self.added, informed(estimates, group_rows(rows, places, weights), y, eta))
+        return after
 
     def _new_response(self, newdata: Any, m: int) -> tuple[FloatArray, FloatArray]:
         """Responses of new rows as the family has them, and weights."""
