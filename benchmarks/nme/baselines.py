@@ -42,7 +42,9 @@ class Task:
     hidden : tuple of int
         Layers of every network.
     held : ndarray of bool, shape (rows of train,)
-        Rows that choose epochs and weight decay; they are not learnt from.
+        Rows that choose epochs, weight decay and trees; networks do not learn from them.
+    refit : bool
+        Whether trees, once their number is known, learn from the held rows, too.
     """
 
     train: pd.DataFrame
@@ -52,6 +54,7 @@ class Task:
     group: str
     hidden: tuple[int, ...]
     held: NDArray[np.bool_]
+    refit: bool = True
 
 
 def a_share_of_each(groups: Any, share: float, seed: int) -> NDArray[np.bool_]:
@@ -268,15 +271,14 @@ def gpboost(task: Task, seed: int, slopes: bool = False) -> FloatArray:
         use_gp_model_for_validation=True,
         verbose_eval=False,
     )
-    x, y, random = parts(task.train)
-    booster = gpb.train(
-        params=settings,
-        train_set=gpb.Dataset(x, y),
-        gp_model=model(random),
-        num_boost_round=max(chosen.best_iteration, 1),
-    )
+    booster, trees = chosen, max(chosen.best_iteration, 1)
+    if task.refit:
+        x, y, random = parts(task.train)
+        booster = gpb.train(settings, gpb.Dataset(x, y), num_boost_round=trees, gp_model=model(random))
     x_test, _, random_test = parts(task.test)
-    found = booster.predict(x_test, **new(random_test), predict_var=False, pred_latent=False)["response_mean"]
+    found = booster.predict(x_test, **new(random_test), predict_var=False, pred_latent=False, num_iteration=trees)[
+        "response_mean"
+    ]
     return np.asarray(centre + spread * found, float)
 
 

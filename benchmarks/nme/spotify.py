@@ -14,12 +14,13 @@ the order after their grouping by track and as good as random, "date" that of re
 songs. The paper normalises the root mean squared error by "the standard deviation of the ground truth labels on the
 test set" and averages it over groups: both readings are printed, the deviation of all test rows and each group's own.
 
-"plain" is the paper's Generic-MLP, a network that knows no group; "intercept" has an intercept a group beside it;
+"plain" is the paper's Generic-MLP, a network that knows no group; "intercept" has an intercept a group beside it,
+"slopes" also independent slopes of all inputs;
 "mlp-lme", "specific" and "gpboost" are those of baselines.py; "lme4" is the linear model with random slopes of all
 inputs, in which lmernn() has lme4's numbers. The paper chooses learning rate, layers and weight decay on the validation
 rows. Here the baselines choose weight decay and when to stop on them, and nothing else is chosen: ours take the
-defaults and see the training rows alone, of which they hold some out themselves. ``--refit`` gives ours the validation
-rows to learn from, too.
+defaults and see the training rows alone, of which they hold some out themselves. ``--refit`` gives ours and, once their
+number is chosen, the trees of GPBoost the validation rows to learn from, too.
 """
 
 from __future__ import annotations
@@ -79,19 +80,27 @@ def formulas(hidden: tuple[int, ...]) -> dict[str, str]:
         "intercept": f"danceability ~ {net} + (1 | subgenre)",
         "last": f"danceability ~ {net} + (nn.last | subgenre)",
         "all": f"danceability ~ {net} + (nn | subgenre)",
+        "slopes": f"danceability ~ {net} + {linear} + ({linear} || subgenre)",
         "lme4": f"danceability ~ {linear} + ({linear} | subgenre)",
     }
 
 
 def predictions(
-    model: str, train: pd.DataFrame, held: pd.DataFrame, test: pd.DataFrame, hidden: tuple[int, ...], seed: int
+    model: str,
+    train: pd.DataFrame,
+    held: pd.DataFrame,
+    test: pd.DataFrame,
+    hidden: tuple[int, ...],
+    seed: int,
+    refit: bool,
 ) -> np.ndarray:
     """Of the test rows."""
     if model in BASELINES:
         both = pd.concat([train, held], ignore_index=True)
         chooses = np.arange(len(both)) >= len(train)
-        return BASELINES[model](Task(both, test, "danceability", INPUTS, "subgenre", hidden, chooses), seed)
-    if model == "lme4":
+        return BASELINES[model](Task(both, test, "danceability", INPUTS, "subgenre", hidden, chooses, refit), seed)
+    train = pd.concat([train, held]) if refit else train
+    if model in ("slopes", "lme4"):
         scaled = [table.copy() for table in (train, test)]
         for table in scaled:
             table[list(INPUTS)] = (table[list(INPUTS)] - train[list(INPUTS)].mean()) / train[list(INPUTS)].std()
@@ -109,11 +118,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("PYLMERNN_DATA"), help="folder of the data")
     parser.add_argument("--split", choices=("index", "date"), default="index")
-    parser.add_argument("--models", default="plain,intercept,last,all,specific,specific last,mlp-lme,gpboost,lme4")
+    parser.add_argument(
+        "--models",
+        default="plain,intercept,last,all,slopes,specific last,specific,mlp-lme,gpboost,gpboost slopes,lme4",
+    )
     parser.add_argument("--hidden", default="64,32", help="layers of every network")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--refit", action="store_true", help="ours learn from the validation rows, too")
+    parser.add_argument("--refit", action="store_true", help="ours and GPBoost learn from the validation rows, too")
     options = parser.parse_args()
     if options.data is None:
         raise SystemExit("tell where the data are: --data FOLDER, or the environment variable PYLMERNN_DATA.")
@@ -130,8 +142,7 @@ def main() -> None:
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for model in models:
             begun = time.process_time()
-            rows = pd.concat([train, held]) if options.refit and model not in BASELINES else train
-            guess = predictions(model, rows, held, test, hidden, seed)
+            guess = predictions(model, train, held, test, hidden, seed, options.refit)
             seconds = time.process_time() - begun
             found[model].append(guess)
             one, own = errors(y, guess, group)
