@@ -32,8 +32,9 @@ order_of <- function(data, sequence, time, rows = seq_len(nrow(data))) {
   ranks <- ranks_of(times, time)
   again <- anyDuplicated(codes * (max(ranks) + 1) + ranks)
   if (again) {
-    stop(sprintf("the sequence '%s' has the time %s twice in '%s': every row of a sequence needs a time of its own.",
-                 labels[again], format(times[again]), time), call. = FALSE)
+    stop(sprintf(paste("the sequence '%s' has the time %s twice in '%s': every row of a sequence needs a time of its",
+                       "own, and every sequence a name of its own."), labels[again], format(times[again]), time),
+         call. = FALSE)
   }
   made_order(names, codes, ranks)
 }

@@ -106,7 +106,9 @@ tidy.varyingModNN <- function(x, effects = c("ran_pars", "fixed"), ...) {
     ran_vals = function() long("ran_vals", ranef(x, condVar = TRUE)),
     ran_coefs = function() long("ran_coefs", coef(x))
   )
-  stacked_tables(lapply(tidy_order(effects), function(name) makers[[name]]()))
+  order <- tidy_order(effects)
+  if (length(x$flist) == 0L) order <- intersect(order, "fixed") # sequences of states in which nothing varies
+  stacked_tables(lapply(order, function(name) makers[[name]]()))
 }
 
 # Standard deviations and correlations by term and class; correlations have no limits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from pylmernn.fit import rtext
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef
 from pylmernn.fit.transitions import TransitionVerbs
+from pylmernn.fit.update import update_formula
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying import NOTHING
 from pylmernn.fit.varying_text import SHOWN
@@ -315,6 +316,24 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         design = dataclasses.replace(self.design, varying=varying)
         estimates = dataclasses.replace(e, effects=grown[0], variances=grown[1])
         return SequenceFit(design, estimates, self.frame, self.sequences, self.call)
+
+    def update(self, formula: str | None = None, **arguments: Any) -> SequenceFit:
+        """The fit with some arguments of :func:`pylmernn.glmernn` changed; "." stands for what was there.
+
+        The network is trained anew.
+
+        Raises
+        ------
+        DesignError
+            For a fit without its data, such as one read from a file, unless ``data=`` is given.
+        """
+        from pylmernn.glm import glmernn
+
+        call = {name: value for name, value in {**self.call, **arguments}.items() if name != "data_name"}
+        if call.get("data") is None:
+            raise DesignError("this fit holds no data: give update(data=...).")
+        call["formula"] = update_formula(self.formula(), formula) if formula else self.formula()
+        return cast("SequenceFit", glmernn(**call))
 
     # ---- text
 

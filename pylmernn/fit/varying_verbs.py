@@ -22,6 +22,7 @@ class VaryingVerbs:
     estimates: Any
     frame: ModelFrame
     call: dict[str, Any]
+    logLik: Any
 
     def nobs(self) -> int:
         """Rows used."""
@@ -30,6 +31,15 @@ class VaryingVerbs:
     def ngrps(self) -> dict[str, int]:
         """Levels of the grouping factor."""
         return {term.group: term.n_levels for term in self.design.varying}
+
+    def AIC(self, k: float = 2.0) -> float:
+        """Akaike's criterion, ``-2 logLik + k df``."""
+        likelihood = self.logLik()
+        return -2.0 * float(likelihood) + k * float(likelihood.df)
+
+    def BIC(self) -> float:
+        """Schwarz's criterion, ``-2 logLik + log(nobs) df``."""
+        return float(self.logLik().bic)
 
     def formula(self) -> str:
         """The formula."""

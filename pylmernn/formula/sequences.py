@@ -118,7 +118,7 @@ def read_sequences(
         at = order[same[0]]
         raise DesignError(
             f"the sequence '{names[codes[at]]}' has the time {times.iloc[every[at]]} twice in '{time}': every row of a "
-            "sequence needs a time of its own."
+            "sequence needs a time of its own, and every sequence a name of its own."
         )
     _refuse_gaps(order, code, names, len(kept))
     order = order[order < len(kept)]

@@ -109,3 +109,20 @@ def test_rows_missing_at_an_end_are_left_out(data):
     assert fit.sequences.lengths[0] == 3
     with pytest.raises(DesignError, match="2 in 'x1'"):
         fitted(gone, na_action="fail")
+
+
+def test_a_fit_is_updated(fit, data, tmp_path):
+    shared = fit.update(". ~ . - (crf | dyad)")
+    assert shared.formula() == "state ~ nn(x1, x2, hidden = c(2))"
+    assert shared.ngrps() == {}
+    again = fitted(data, "state ~ nn(x1, x2, hidden=c(2))")
+    pd.testing.assert_frame_equal(shared.fitted(), again.fitted())
+    assert fit.update(subset="dyad != 'd3'").ngrps() == {"dyad": 5}
+    likelihood = fit.logLik()
+    assert fit.AIC() == -2 * likelihood + 2 * likelihood.df
+    assert fit.BIC() == -2 * likelihood + np.log(60) * likelihood.df
+    fit.save(tmp_path / "fit")
+    loaded = pylmernn.load(tmp_path / "fit")
+    with pytest.raises(DesignError, match="holds no data"):
+        loaded.update()
+    pd.testing.assert_frame_equal(loaded.update(data=data).fitted(), fit.fitted())

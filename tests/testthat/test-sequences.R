@@ -52,7 +52,6 @@ test_that("transitions are fitted, told of and kept", {
   expect_output(print(fit), "Number of obs: 128, sequences: 16, groups: dyad, 8", fixed = TRUE)
   expect_output(print(summary(fit)), "Transitions, from row to column:", fixed = TRUE)
   expect_equal(nrow(history(fit)), 3)
-  expect_s3_class(plot(fit), "trellis")
   expect_s3_class(plot(fit, kind = "history"), "trellis")
   expect_identical(family(fit)$family, "crf")
   file <- tempfile(fileext = ".rds")
@@ -100,6 +99,7 @@ test_that("states and probabilities are those of whole sequences, in the order o
   expect_equal(alone[1, ], one[1, ])
   times <- as.Date("2024-01-31") + d$t
   expect_equal(unname(predict(fit, transform(d, t = times), type = "prob")), unname(P))
+  expect_equal(unname(predict(fit, transform(d, t = as.POSIXlt(times)), type = "prob")), unname(P))
   expect_equal(unname(predict(fit, transform(d, t = factor(letters[t])), type = "prob")), unname(P))
 })
 
@@ -152,7 +152,23 @@ test_that("networks vary too, or nothing does", {
   }
   for (fit in list(network, alone)) expect_equal(predict(fit, d, type = "prob"), fitted(fit))
   expect_equal(deviance(alone), -2 * c(logLik(alone)), tolerance = 1e-8)
+  skip_if_not_installed("generics")
+  expect_setequal(generics::tidy(alone)$term, names(fixef(alone)))
+  expect_equal(nrow(generics::tidy(both)), length(fixef(both)) + nrow(as.data.frame(VarCorr(both))))
   expect_output(print(alone), "sequences: 8\n", fixed = TRUE)
+})
+
+test_that("covariances are told of where groups are many", {
+  skip_without_torch()
+  d <- transform(dyads(40, 4, 1), state = ifelse(state == "calm", "calm", "other"))
+  fit <- fit_dyads(state ~ nn(x1, hidden = c()) + (crf | dyad), d, epochs = 1)
+  Sigma <- VarCorr(fit)$dyad.crf
+  table <- as.data.frame(VarCorr(fit))
+  expect_identical(names(table), c("grp", "var1", "var2", "vcov", "sdcor"))
+  expect_equal(table$vcov, c(diag(Sigma), Sigma[lower.tri(Sigma)]), ignore_attr = TRUE)
+  expect_gt(max(abs(Sigma[lower.tri(Sigma)])), 0)
+  expect_equal(Sigma, fit$factor %*% t(fit$factor), ignore_attr = TRUE)
+  expect_identical(isSingular(fit, tol = 1e3), TRUE)
 })
 
 test_that("a module of the user's own scores states", {
@@ -243,7 +259,7 @@ test_that("new data that make no sequences are refused in one sentence", {
   expect_error(predict(fit, d, average = -1), "average is -1")
   expect_error(predict(fit, d, re.form = ~ (1 | dyad)), "re.form must be NULL")
   expect_error(transitions(fit, "nobody"), "'nobody' is no level of 'dyad' that the fit has seen")
-  expect_error(plot(fit, kind = "residuals"), "use kind = \"history\"")
+  expect_error(plot(fit, kind = "residuals"), "plot(kind = \"residuals\") is not offered for sequences", fixed = TRUE)
   expect_error(getME(fit, "theta"), "has no part 'theta'")
   expect_identical(getME(fit, "beta"), fit$beta)
   for (verb in list(anova, drop1, extractAIC, confint, refit, simulate, importance, partial_dependence, residuals, coef,
