@@ -19,7 +19,7 @@
 #' `anova()`, `drop1()`, `simulate()` or `confint()`.
 #'
 #' @param object,x,fit A fit by `glmernn(family = "crf")`, or what its verbs return.
-#' @param group A level of the grouping factor; by default what all groups share.
+#' @param group A level of the grouping factor (for `plot()` several too); by default what all groups share.
 #' @param condVar Whether posterior variances come along, as attribute `"postVar"`: an array, parameters x parameters x
 #'   levels.
 #' @param whichel Names of the grouping factors that are wanted.
@@ -35,7 +35,11 @@
 #' @param seed Of these draws.
 #' @param type `"class"`: the most probable states of each sequence as a whole (Viterbi's); `"response"` or `"prob"`:
 #'   probabilities of each state at each time given the whole sequence.
-#' @param kind What to draw: `"history"`, as in [plot.merModNN()].
+#' @param kind What to draw: `"history"`, as in [plot.merModNN()], or `"transitions"`, heat maps of transition
+#'   probabilities (with the further arguments of [compare_transitions()] or [transition_probabilities()]).
+#' @param by For `"transitions"`: two sets of groups, as [compare_transitions()] takes them, or what it returned. A
+#'   panel each and their difference in percentage points, framed where its limits leave out zero (Woerner et al., 2023,
+#'   Figure 6 and Table 5).
 #' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
 #' @param tol A standard deviation of a direction of the deviations below this is singular.
 #' @param ... Nothing.
@@ -293,9 +297,12 @@ partial_dependence.sequenceModNN <- function(x, ...) {
 
 #' @rdname sequences
 #' @export
-plot.sequenceModNN <- function(x, kind = "history", ...) {
+plot.sequenceModNN <- function(x, kind = "history", by = NULL, group = NULL, newdata = NULL, ...) {
+  if (identical(kind, "transitions")) {
+    return(plot_transitions(x, by, group, newdata, ...))
+  }
   if (!identical(kind, "history")) {
-    not_for_sequences(sprintf("plot(kind = \"%s\")", format(kind)[1L]), "use kind = \"history\"")
+    not_for_sequences(sprintf("plot(kind = \"%s\")", format(kind)[1L]), "use kind = \"transitions\" or \"history\"")
   }
   plot.merModNN(x, kind = kind, ...)
 }

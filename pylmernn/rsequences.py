@@ -95,7 +95,7 @@ def _send(formula: str, design: Design, estimates: SequenceEstimates, sequences:
     return header, arrays | kept
 
 
-def _read_fit(meta: Mapping[str, Any], read: Reader) -> SequenceEstimates:
+def read_sequence_fit(meta: Mapping[str, Any], read: Reader) -> SequenceEstimates:
     """What predictions need of a fit.
 
     ``meta`` has ``networks`` (see :func:`~pylmernn.rprotocol.read_networks`), ``classes``, ``p``, ``moves``,
@@ -134,7 +134,7 @@ def _read_fit(meta: Mapping[str, Any], read: Reader) -> SequenceEstimates:
     )
 
 
-def _read_new(
+def read_new_sequences(
     meta: Mapping[str, Any], read: Reader, estimates: SequenceEstimates, new_groups: bool = False
 ) -> tuple[SequenceScores, Batch, Sequences]:
     """Rows of sequences: X, inputs, those of :func:`_read_rows`, the group of each row, then states if ``observed``.
@@ -157,13 +157,13 @@ def _read_new(
 def sequence_values(meta: dict[str, Any], read: Reader) -> Reply:
     """States of sequences of ``meta["rows"]`` rows, or their probabilities where these are wanted.
 
-    After the fit (see :func:`_read_fit`) come the rows (see :func:`_read_new`). Probabilities of groups without
-    deviations are means over ``meta["average"]`` draws, by ``meta["seed"]``, where that is not 0.
+    After the fit (see :func:`read_sequence_fit`) come the rows (see :func:`read_new_sequences`). Probabilities of
+    groups without deviations are means over ``meta["average"]`` draws, by ``meta["seed"]``, where that is not 0.
     """
     from pylmernn.engines import nme_crf_predict as values
 
-    estimates = _read_fit(meta, read)
-    model, data, sequences = _read_new(meta, read, estimates)
+    estimates = read_sequence_fit(meta, read)
+    model, data, sequences = read_new_sequences(meta, read, estimates)
     if meta["probabilities"]:
         found = values.all_probabilities(model, data, estimates, meta["average"], meta["seed"])
         return {}, {"probabilities": sequences.spread(found, meta["rows"])}
@@ -175,8 +175,8 @@ def sequence_deviance(meta: dict[str, Any], read: Reader) -> Reply:
     """-2 log-likelihood of observed states given the deviations; buffers as :func:`sequence_values` has them."""
     from pylmernn.engines import nme_crf_predict as values
 
-    estimates = _read_fit(meta, read)
-    model, data, _ = _read_new(meta, read, estimates)
+    estimates = read_sequence_fit(meta, read)
+    model, data, _ = read_new_sequences(meta, read, estimates)
     return {}, {"deviance": np.array([values.deviance(model, data, estimates.effects)])}
 
 
@@ -185,7 +185,7 @@ def update_sequences(meta: dict[str, Any], read: Reader) -> Reply:
     """Deviations of ``meta["q"]`` groups from observed sequences of theirs: effects (q, D), variances (q, D, D)."""
     from pylmernn.engines import nme_crf_predict as values
 
-    estimates = _read_fit(meta, read)
-    model, data, _ = _read_new(meta, read, estimates, new_groups=True)
+    estimates = read_sequence_fit(meta, read)
+    model, data, _ = read_new_sequences(meta, read, estimates, new_groups=True)
     effects, variances = values.new_effects(model, data, estimates.factor, meta["q"])
     return {}, {"effects": effects, "variances": variances}
