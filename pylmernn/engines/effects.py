@@ -106,6 +106,29 @@ class Effects:
             out.scatter_add_(1, index.expand(len(v), -1), v if values is None else v * values)
         return out
 
+    def cells_by_class(self, b: Tensor) -> Tensor:
+        """``Z b`` by cell (cells, C) of effects (Q, C), with classes last: faster where they are many."""
+        total: Tensor | None = None
+        for index, values in self._entries:
+            part = b.index_select(0, index)
+            part = part if values is None else part.mul_(values[:, None])
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+    def effects_by_class(self, v: Tensor, square: bool = False) -> Tensor:
+        """``Z' v`` (Q, C) of sums by cell (cells, C), or with the squares of Z; classes last."""
+        out = v.new_zeros(self.size, v.shape[1])
+        for index, values in self._entries:
+            times = values if values is None or not square else values * values
+            out.index_add_(0, index, v if times is None else v * times[:, None])
+        return out
+
+    @property
+    def cell_of_row(self) -> Tensor:
+        """The cell of each row (n,)."""
+        return torch.arange(self.n, device=self.device) if self._row_cells is None else self._row_cells
+
     def cell_diagonal(self, w: Tensor) -> Tensor:
         """``diag(Z' W Z)`` (R, Q) of weights by cell (R, cells)."""
         out = w.new_zeros(len(w), self.size)
@@ -203,6 +226,12 @@ class Prior:
     def apply(self, b: Tensor) -> Tensor:
         """Precision times effects (S, Q, C)."""
         return self._diagonal * b if self.is_diagonal else self._by_level(self.precisions, b)
+
+    def apply_rows(self, b: Tensor) -> Tensor:
+        """The same of rows (R, Q): chains where there is one class, else one row a class."""
+        if self.n_classes == 1:
+            return self.apply(b[:, :, None])[:, :, 0]
+        return self.apply(b.T[None])[0].T
 
     def _normal(self, chains: int, generator: torch.Generator | None) -> Tensor:
         shape = (chains, self.effects.size, self.n_classes)

@@ -169,7 +169,7 @@ class PolyaGammaGibbs:
 
 
 class NormalEffects:
-    """The precision ``Z' Omega Z + P`` of the effects of one class, as an operator on (S, Q).
+    """The precision ``Z' Omega Z + P`` of the effects, as an operator on (S, Q).
 
     The term with most effects is eliminated exactly, level by level; conjugate gradients solve for the others, with the
     blocks of their levels as the preconditioner. A single term needs no iterations.
@@ -180,7 +180,7 @@ class NormalEffects:
     weights : Tensor (S, cells)
         Omega, summed by cell.
     prior : Prior
-        Of one class.
+        Of one class, whose chains the S rows are; or of C = S classes, whose precisions the rows stand for.
     """
 
     def __init__(self, effects: Effects, weights: Tensor, prior: Prior) -> None:
@@ -191,10 +191,10 @@ class NormalEffects:
         self._first = slice(effects.offsets[self.largest], effects.offsets[self.largest] + sizes[self.largest])
         self._inverses: list[Tensor] = []
         if all(d == 1 for _, d in effects.shapes):
-            self._inverse = 1.0 / (effects.cell_diagonal(weights) + prior.diagonal()[:, 0])
+            self._inverse = 1.0 / (effects.cell_diagonal(weights) + prior.diagonal().T)
             return
         for k, precision in enumerate(prior.precisions):
-            self._inverses.append(invert_blocks(effects.cell_blocks(weights, k) + precision[0]))
+            self._inverses.append(invert_blocks(effects.cell_blocks(weights, k) + precision[:, None]))
 
     def noise(self, generator: torch.Generator | None) -> Tensor:
         """Draws (S, Q) whose covariance is the precision."""
@@ -206,7 +206,7 @@ class NormalEffects:
     def apply(self, b: Tensor) -> Tensor:
         """The precision times b (S, Q)."""
         out = self.effects.cell_sums(self.effects.cell_eta(b).mul_(self.weights))
-        return out.add_(self.prior.apply(b[:, :, None])[:, :, 0])
+        return out.add_(self.prior.apply_rows(b))
 
     def by_blocks(self, r: Tensor) -> Tensor:
         """The inverse of the diagonal blocks of all levels times r (S, Q)."""
@@ -240,8 +240,7 @@ class NormalEffects:
         eta = self.effects.cell_eta(x, self.rest)
         eta -= self._eliminate(eta)
         out = self.effects.cell_sums(eta.mul_(self.weights), self.rest)
-        prior = self.prior.apply(x[:, :, None])[:, :, 0]
-        return out.add_(prior)
+        return out.add_(self.prior.apply_rows(x))
 
     def solve(self, right: Tensor, start: Tensor) -> tuple[Tensor, int]:
         """The effects (S, Q) for a right side (S, Q), and the number of iterations."""

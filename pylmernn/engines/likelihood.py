@@ -154,3 +154,13 @@ class EffectsDensity:
         information = self.likelihood.information(self.effects.eta(b) + self.offset)
         precision = self.effects.weighted_diagonal(information)[0] + self.prior.diagonal()
         return (1.0 / precision).reshape(-1)
+
+    def fixed_score(self, b: Tensor, X: Tensor) -> Tensor:
+        """Gradient in the fixed effects (p, C) of columns (n, p), averaged over chains (S, Q, C)."""
+        score = self.likelihood.value_and_score(self.effects.eta(b) + self.offset)[1]
+        return torch.einsum("snc,nj->jc", score, X) / len(b)
+
+    def omega(self, b: Tensor) -> Tensor:
+        """Expected information of each row by class (C, n), averaged over chains (S, Q, C)."""
+        information = self.likelihood.information(self.effects.eta(b) + self.offset)
+        return information.mean(dim=0).T.contiguous()

@@ -38,7 +38,7 @@ from pylmernn.engines.multinomial import MultinomialEstimates
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family
-from pylmernn.formula.design import Design
+from pylmernn.formula.design import Design, DesignError
 from pylmernn.mean.networks import NetSpec, specify
 from pylmernn.training.holdout import Split
 from pylmernn.training.options import GENERALIZED_DECAY, Training
@@ -85,7 +85,7 @@ def fit(
     Raises
     ------
     DesignError
-        For a sampler that cannot sample this model.
+        For a sampler that cannot sample this model, or ``nAGQ`` of a multinomial one.
     ValueError
         For an option of a network that does not exist, or where the loss is not finite in the first epoch.
     """
@@ -93,6 +93,10 @@ def fit(
 
     control = control or Control()
     n_classes = len(design.classes) if family.name == "multinomial" else 1
+    if n_classes > 1 and nAGQ != 1:
+        raise DesignError(
+            f"nAGQ is {nAGQ}, but a multinomial model is fitted by sampling, without nodes: leave it out."
+        )
     sampling = control.sampling.sized(design.n * n_classes, sampler_for(family, design, control.sampling))
     control = dataclasses.replace(control, sampling=sampling)
     if not design.nets:

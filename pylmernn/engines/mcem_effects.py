@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from pylmernn.engines.classdraws import joint_draws
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.multinomial import MultinomialEstimates
@@ -57,7 +58,9 @@ def effects_at(design: Design, estimates: MultinomialEstimates, control: Control
         part.transitions(f, 1, 1)
         if number >= sampling.warmup:
             posterior.add(part.b, part.conditional_mean())
-    b = posterior.b
+    part.inform_of_response()
+    b, drawn = posterior.b, posterior.draws()
+    pull = None if part.joint is None else part.joint.pull
     eta = f + design.X @ estimates.beta
     for term, effects in zip(design.random, b, strict=True):
         eta += np.einsum("id,idc->ic", term.columns, effects[term.codes])
@@ -67,6 +70,7 @@ def effects_at(design: Design, estimates: MultinomialEstimates, control: Control
         b=b,
         variances=tuple(np.einsum("qddc->qdc", each) for each in posterior.covariances),
         eta=eta,
-        draws=posterior.draws(),
+        draws=drawn,
+        joint=joint_draws(drawn, estimates.beta, estimates.fixed_covariance, pull, posterior.count),
         convergence=Convergence(True, np.zeros(0), posterior.count, "parameters were known", seconds),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pylmernn.covariance import split_theta, structure
 from pylmernn.engines import pirls
+from pylmernn.engines.classdraws import joint_draws
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import with_networks
 from pylmernn.engines.estimates import Convergence
@@ -27,6 +28,8 @@ from pylmernn.formula.design import Design, RandomTerm
 from pylmernn.mean.networks import Networks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pylmernn.engines.sampledpart import SampledPart
 
 FloatArray = NDArray[np.float64]
@@ -36,7 +39,8 @@ WINDOW, MOVING = 10, 0.03  # transitions that are compared with as many before, 
 FADING = 0.7
 DISCARDED, FEWEST = 0.7, 4  # share of the recorded draws that is thrown away; draws that are worth keeping
 BETWEEN, SMALL_NUMBERS = 2, 400_000  # sweeps over several classes a draw, where rows times classes are this few
-OFTEN, SELDOM = 8, 10  # transitions with the information computed anew: all of the first, then every tenth
+LOOKS = 4  # draws of each chain that the information of several classes is averaged over
+OFTEN, SELDOM = 8, 5  # transitions with the information computed anew: all of the first, then every fifth
 
 
 def estimates_of(
@@ -80,9 +84,9 @@ def estimates_of(
         posterior = _recorded(part, parts[0])
     else:
         _find_parameters(part, f, sampling.warmup or 0)
-        posterior, message = _sample(part, f, sampling.draws or 0)
+        posterior, message, seen = _sample(part, f, sampling.draws or 0)
         part.step(1.0, fixed=True, last=True)
-        part.inform_of_response()
+        part.inform_of_response(seen)
     seconds = time.perf_counter() - begun
     converged = Convergence(not message, np.zeros(0), part.moved, message, seconds)
     if family.name == "multinomial":
@@ -122,19 +126,22 @@ def still_moving(deviations: Sequence[FloatArray]) -> bool:
     return bool((move > np.maximum(MOVING * (last.mean(axis=0) + 0.1), 3.0 * noise)).any())
 
 
-def _sample(part: SampledPart, f: FloatArray, draws: int) -> tuple[Posterior, str]:
-    """Draws with the parameters as they are; the part remembers the moments of all."""
+def _sample(part: SampledPart, f: FloatArray, draws: int) -> tuple[Posterior, str, list[Tensor]]:
+    """Draws with the parameters as they are, and a few that are far apart; the part remembers the moments of all."""
+    seen: list[Tensor] = []
     posterior = Posterior(part, draws)
     between = max(1, min(BETWEEN, SMALL_NUMBERS // (part.n_classes * len(f)))) if part.n_classes > 1 else 1
     try:
         for number in range(draws):
             part.transitions(f, between, 1, fresh=number == 0)
             posterior.add(part.b, part.conditional_mean())
+            if (number + 1) % max(1, draws // LOOKS) == 0:
+                seen.append(part.b)
     except KeyboardInterrupt:
         if posterior.count < FEWEST:
             raise
-        return posterior, f"sampling was interrupted after {posterior.count} draws of each chain"
-    return posterior, ""
+        return posterior, f"sampling was interrupted after {posterior.count} draws of each chain", seen
+    return posterior, "", seen
 
 
 def _recorded(part: SampledPart, member: SampledPart) -> Posterior:
@@ -165,15 +172,12 @@ def _multinomial(
     f: FloatArray,
     convergence: Convergence,
 ) -> MultinomialEstimates:
-    b, C = posterior.b, part.n_classes
+    b = posterior.b
     eta = f + design.X @ part.beta
     for term, effects in zip(design.random, b, strict=True):
         eta += np.einsum("id,idc->ic", term.columns, effects[term.codes])
-    contrast = np.eye(C) - 1.0 / C
-    covariance = None
-    if design.p:
-        inverse = np.stack([np.linalg.pinv(part.fixed_information(c)) for c in range(C)])
-        covariance = np.einsum("ac,cij,bc->iajb", contrast, inverse, contrast).reshape(design.p * C, design.p * C)
+    covariance, drawn = part.class_covariance() if design.p else None, posterior.draws()
+    pull = None if part.joint is None else part.joint.pull
     return MultinomialEstimates(
         method="mcem",
         classes=design.classes,
@@ -184,8 +188,9 @@ def _multinomial(
         covariances=tuple(np.array(each) for each in part.covariances),
         covariance_errors=tuple(part.variance_errors()),
         eta=eta,
-        draws=posterior.draws(),
+        draws=drawn,
         convergence=convergence,
+        joint=joint_draws(drawn, part.beta, covariance, pull, posterior.count),
         networks=networks,
     )
 

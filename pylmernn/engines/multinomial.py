@@ -17,6 +17,22 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class JointDraws:
+    """Draws of fixed and random effects together, for standard errors of what depends on both.
+
+    Attributes
+    ----------
+    beta : ndarray of float32, shape (S, p, C)
+        From the normal distribution of the estimates; the estimates themselves where classes are too many for it.
+    b : tuple of ndarray of float32, shape (S, q_k, d_k, C)
+        Some of the sampler's, moved along with beta.
+    """
+
+    beta: NDArray[np.float32]
+    b: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
 class MultinomialEstimates:
     """Estimates of a multinomial mixed model with C classes (Tschalzev et al., 2024, eq. 2, with fixed effects).
 
@@ -46,6 +62,7 @@ class MultinomialEstimates:
     draws : Draws
         What was sampled.
     convergence : Convergence
+    joint : JointDraws or None
     networks : Networks or None
         The networks, with C outputs; ``networks.fitted`` has shape (n, C).
     """
@@ -61,4 +78,5 @@ class MultinomialEstimates:
     eta: FloatArray
     draws: Draws
     convergence: Convergence
+    joint: JointDraws | None = None
     networks: Networks | None = None

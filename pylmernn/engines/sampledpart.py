@@ -8,6 +8,9 @@ out (:mod:`pylmernn.engines.sampled_moments`).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from pylmernn.covariance import split_theta
 from pylmernn.engines import pirls
+from pylmernn.engines.classdensity import ClassDensity, ClassRows
+from pylmernn.engines.classinformation import ClassInformation, class_information, is_within_reach
 from pylmernn.engines.control import Control
 from pylmernn.engines.effects import Effects, Prior
 from pylmernn.engines.exact import factored_together
@@ -22,7 +27,7 @@ from pylmernn.engines.gibbs import Conditional, NormalEffects, PolyaGammaGibbs, 
 from pylmernn.engines.likelihood import EffectsDensity, Likelihood
 from pylmernn.engines.nuts import Nuts
 from pylmernn.engines.randompart import DENSE_ENOUGH
-from pylmernn.engines.sampled_moments import Information, second_moments
+from pylmernn.engines.sampled_moments import Information, corrected_means, corrected_moments, second_moments
 from pylmernn.engines.sampledsteps import ParameterSteps
 from pylmernn.engines.sampling_options import Sampling
 from pylmernn.families import Family
@@ -35,7 +40,15 @@ CAUTION, WAIT = (
     0.25,
     5,
 )  # of steps by the No-U-Turn sampler, whose chains follow more slowly: share, and transitions before
+WAIT_OF_MANY, STUCK = 10, 0.2  # with many classes: transitions before; an acceptance that is none to follow
 CLASSES_A_SWEEP = 20  # drawn in one transition during training, at random, where there are more
+MANY_CLASSES = 20  # above, the No-U-Turn sampler is the faster one: omega tells far more than rare classes do
+# doublings of a trajectory at most, and with many classes, whose D effects have a step of at most 3 / D^(1/4); how fast
+# that changes with their acceptance, which is near 0 or 1 for single trajectories
+LONG_TRAJECTORY, SHORT_TRAJECTORY, STEP_OF_MANY, GENTLE = 10, 4, 3.0, 0.3
+# share of the running mean of the effects that gives way at each transition; less where it serves to correct moments,
+# for which it should not depend on the draw
+FORGOTTEN, REPLACED = 0.3, 0.08
 LEAST_ACCEPTANCE, TARGET = 1e-3, 0.8  # of the faithful preset, and of the default
 
 
@@ -68,6 +81,8 @@ class SampledPart(ParameterSteps):
         Draws of training, for the faithful preset only.
     starts_at_modes : bool
         Whether chains start at conditional modes instead of draws of the prior.
+    joint : ClassInformation or None
+        What the standard errors of several classes come from, once it is computed.
     accept : float
         Of the last transition; 1 for Gibbs sampling.
     adapting : bool
@@ -101,8 +116,11 @@ class SampledPart(ParameterSteps):
         self.divergences, self.accept, self.moved = 0, 1.0, 0
         self.adapting = True
         self.by_gibbs = self.sampler == "polya-gamma"
+        self.by_gradients = not self.by_gibbs and n_classes > MANY_CLASSES and sampling.preset != "faithful"
         self._gibbs: PolyaGammaGibbs | None = None
         self._nuts: Nuts | None = None
+        self._rows: ClassRows | None = None
+        self.joint: ClassInformation | None = None
         if self.sampler == "polya-gamma":
             self._gibbs = PolyaGammaGibbs(self.effects, self.y, self.weights, n_classes, self.generator)
         self.b = self.prior().draw(chains, self.generator)
@@ -195,6 +213,7 @@ class SampledPart(ParameterSteps):
     def _reset(self) -> None:
         self.moments: list[list[list[Tensor]]] = [[] for _ in range(self.n_classes)]
         self.scores: list[list[Tensor]] = [[] for _ in range(self.n_classes)]
+        self.gradients: list[Tensor] = []
         self.last: dict[int, tuple[NormalEffects, Tensor, Tensor]] = {}
 
     def _sweep(self, prior: Prior, keep: bool, every_class: bool) -> Tensor:
@@ -214,49 +233,69 @@ class SampledPart(ParameterSteps):
         self.scores[c].append((given.residual @ self.X).mean(dim=0))
         self.last[c] = (given.system, given.omega, given.mean)
 
+    def _density(self, prior: Prior) -> EffectsDensity | ClassDensity:
+        """Of the effects at the present offset."""
+        if self.n_classes <= MANY_CLASSES:
+            return EffectsDensity(self.effects, prior, self.likelihood, self.offset)
+        if self._rows is None:
+            self._rows = ClassRows(self.effects, self.y, self.weights, self.n_classes)
+        return ClassDensity(self._rows, prior, self.offset)
+
     def _trajectory(self, prior: Prior) -> Tensor:
         """One transition of the No-U-Turn sampler."""
-        density = EffectsDensity(self.effects, prior, self.likelihood, self.offset)
+        density = self._density(prior)
         x = self.b.reshape(len(self.b), -1)
         faithful = self.sampling.preset == "faithful"
+        many = self.by_gradients
         if self._nuts is None:
-            self._nuts = Nuts(density, self.sampling.step_size, None, generator=self.generator)
+            size, depth = self.sampling.step_size, LONG_TRAJECTORY
+            if many:
+                size, depth = STEP_OF_MANY * x.shape[1] ** -0.25, SHORT_TRAJECTORY
+            self._nuts = Nuts(density, size, None, depth, self.generator)
         nuts = self._nuts
         nuts.log_density = density
-        if not faithful:
-            nuts.inverse_mass = density.inverse_mass(x)
+        if not faithful and (self.adapting or nuts.inverse_mass is None):
+            nuts.inverse_mass = density.inverse_mass(x if self.moved < WAIT else self.mean.reshape(1, -1))
         moved = nuts.transition(x)
         self.accept = float(moved.accept.mean())
         self.divergences += int(moved.divergent.sum())
         if faithful and self.accept < LEAST_ACCEPTANCE:
             nuts.step_size /= 2.0
+        elif many and self.adapting:
+            longer = nuts.step_size * math.exp(GENTLE * (self.accept - TARGET))
+            nuts.step_size = min(longer, STEP_OF_MANY * x.shape[1] ** -0.25)
         elif not faithful and self.adapting:
             nuts.adapt(moved.accept, TARGET)
         b = density.unflatten(moved.x)
         return draw_shift(b, prior, self.generator) if self.n_classes > 1 and not faithful else b
 
     def _remember(self, prior: Prior) -> None:
-        """What the parameters need of a draw by the No-U-Turn sampler; omega is the expected information."""
-        eta = self.effects.eta(self.b) + self.offset
-        omega = self.likelihood.information(eta)
-        score = self.likelihood.value_and_score(eta)[1]
-        parts = self.effects.split(self.b)
+        """What the parameters need of a draw by the No-U-Turn sampler.
+
+        With many classes gradients take most of the noise out of means and moments, see :func:`corrected_moments`.
+        """
+        assert self._nuts is not None
+        self._last_density = density = self._density(prior)
+        gradient = density.unflatten(density(self.b.reshape(len(self.b), -1))[1])
+        spread = torch.zeros_like(self.mean)
+        if self.by_gradients and self._nuts.inverse_mass is not None:
+            spread = self._nuts.inverse_mass.reshape(self.mean.shape)
+        step = spread * gradient
+        moments = corrected_moments(self.effects, self.b, self.mean, step, spread)
+        means, scores = corrected_means(self.b, self.mean, step), density.fixed_score(self.b, self.X)
         for c in range(self.n_classes):
-            self.moments[c].append(
-                [torch.einsum("sqd,sqe->de", part[..., c], part[..., c]) / len(self.b) for part in parts]
-            )
-            self._means[c].append(self.b[:, :, c].mean(dim=0))
-            self.scores[c].append((score[:, :, c] @ self.X).mean(dim=0))
-            weights = omega[:, :, c].contiguous()
-            system = NormalEffects(self.effects, self.effects.to_cells(weights), prior.only(c))
-            self.last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
+            self.moments[c].append([moment[:, :, c] for moment in moments])
+            self._means[c].append(means[:, c])
+            self.scores[c].append(scores[:, c])
+        self.gradients.append(gradient.mean(dim=0))
 
     def _average(self) -> None:
         """A running mean of the effects, which forgets."""
         for c, means in enumerate(self._means):
             if means:
                 new = torch.stack(means).mean(dim=0)
-                self.mean[:, c] += 0.3 * (new - self.mean[:, c])
+                share = max(REPLACED, 1.0 / self.moved) if self.by_gradients else FORGOTTEN
+                self.mean[:, c] += share * (new - self.mean[:, c])
         self.mean *= self.known
 
     def conditional_mean(self) -> Tensor:
@@ -271,21 +310,41 @@ class SampledPart(ParameterSteps):
         if self._nuts is not None and self.sampling.preset != "faithful":
             self._nuts.settle()
 
-    def inform_of_response(self) -> None:
+    def inform_of_response(self, draws: Sequence[Tensor] = ()) -> None:
         """Compute the information for standard errors: omega, which nobody has seen, would tell more than there is.
 
-        That of contrasts is ``p (1 - p)`` over the share of the other classes: exactly so, but for the effects, for two
-        classes, or where all rows have the same probabilities; where these differ much errors come out smaller.
+        Of several classes it is that of all together, averaged over some draws (S, Q, C). Where that takes too long it
+        is of each class with ``p (1 - p)`` over the share of the other classes: right where shares are small.
         """
+        self.joint = None
+        C, p, m = self.n_classes, self.design.p, len(self.columns)
+        if C > 1 and is_within_reach(len(self.y), C, p, m):
+            self.joint = self._joint(draws or [self.b])
+            return
         omega = self.likelihood.information(self.effects.eta(self.b) + self.offset)
-        if self.n_classes > 1:
-            counts = torch.bincount(self.y.long(), self.weights, self.n_classes)
+        if C > 1:
+            counts = torch.bincount(self.y.long(), self.weights, C)
             omega = omega / (1.0 - counts / counts.sum())
-        for c in range(self.n_classes):
+        for c in range(C):
             weights = omega[:, :, c].contiguous()
             system = NormalEffects(self.effects, self.effects.to_cells(weights), self.prior().only(c))
             self.last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
             self.informations[c] = self.inform(c)
+
+    def _joint(self, draws: Sequence[Tensor]) -> ClassInformation:
+        """The information of all classes together, averaged over draws."""
+        variances = self._send(np.array([self.covariances[k][:, s, s] for k, s in self.columns]))
+        variances = variances.reshape(len(self.columns), self.n_classes)
+        found = []
+        for b in (chain for draw in draws for chain in draw):
+            p = torch.softmax(self.effects.eta(b[None])[0] + self.offset, dim=1)
+            found.append(
+                class_information(
+                    self.effects, self.prior(), p, self.weights, self.X, self.mean, self.columns, variances
+                )
+            )
+        names = ("fixed", "variances", "pull")
+        return ClassInformation(*(torch.stack([getattr(one, name) for one in found]).mean(dim=0) for name in names))
 
     def adopt(self, other: SampledPart) -> None:
         """Take over what another part knows of the information in the parameters."""
@@ -306,11 +365,17 @@ class SampledPart(ParameterSteps):
             Whether no draws follow, so that no chain has to keep up.
         """
         if self._gibbs is None and self.sampling.preset != "faithful" and not last:
-            if self.moved < WAIT:
+            many = self.by_gradients
+            if self.moved < (WAIT_OF_MANY if many else WAIT) or (many and self.accept < STUCK):
                 return
-            gain *= CAUTION
-        for c in self.last:
-            if inform or c not in self.informations:
+            gain *= 1.0 if many else CAUTION
+        if self._gibbs is None:
+            inform = inform or not self.informations or not self.by_gradients
+            fixed = fixed and inform  # how effects go along with fixed ones has to be that of this draw
+            if inform:
+                self.inform_all()
+        for c in self.moved_classes:
+            if self._gibbs is not None and (inform or c not in self.informations):
                 self.informations[c] = self.inform(c)
             if self.sampling.preset == "faithful":
                 self.last_variances(c)
@@ -340,6 +405,8 @@ def sampler_for(family: Family, design: Design, sampling: Sampling) -> str:
         )
     if sampling.sampler != "auto":
         return sampling.sampler
+    if len(design.classes) > MANY_CLASSES:
+        return "nuts"
     return "polya-gamma" if logistic and whole and sampling.preset != "faithful" else "nuts"
 
 

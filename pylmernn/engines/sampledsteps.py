@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pylmernn.engines.classdensity import ClassDensity
+from pylmernn.engines.classinformation import ClassInformation
 from pylmernn.engines.effects import Effects
 from pylmernn.engines.gibbs import NormalEffects
-from pylmernn.engines.likelihood import Likelihood
-from pylmernn.engines.sampled_moments import Information, information
+from pylmernn.engines.likelihood import EffectsDensity, Likelihood
+from pylmernn.engines.sampled_moments import Information, information, informations
 from pylmernn.families import Family
 from pylmernn.formula.design import Design
 
@@ -27,20 +31,23 @@ class ParameterSteps:
 
     Attributes
     ----------
-    by_gibbs : bool
-        Whether moments are conditional on omega, and not those of single draws.
+    by_gibbs, by_gradients : bool
+        Whether moments are conditional on omega, or corrected by gradients; else they are those of single draws.
     moments : list of list of list of Tensor (d_k, d_k)
         Of each class and draw, for every term: sums over levels of ``b b'``.
     scores : list of list of Tensor (p,)
         Of each class and draw.
+    gradients : list of Tensor (Q, C)
+        Of the log-density of the effects at each draw of the No-U-Turn sampler.
     last : dict of (NormalEffects, Tensor (S, n), Tensor (S, Q))
-        By class, the precision of the effects, omega and the conditional mean at the last draw.
+        By class, the precision of the effects, omega and the conditional mean at the last draw of the Gibbs sampler.
     """
 
     design: Design
     family: Family
     n_classes: int
     by_gibbs: bool
+    by_gradients: bool
     effects: Effects
     likelihood: Likelihood
     X: Tensor
@@ -52,8 +59,17 @@ class ParameterSteps:
     phi: float | FloatArray
     moments: list[list[list[Tensor]]]
     scores: list[list[Tensor]]
+    gradients: list[Tensor]
     last: dict[int, tuple[NormalEffects, Tensor, Tensor]]
     informations: dict[int, Information]
+    joint: ClassInformation | None
+    mean: Tensor
+    _last_density: EffectsDensity | ClassDensity
+
+    @property
+    def moved_classes(self) -> list[int]:
+        """Classes whose effects were drawn since the parameters last moved."""
+        return [c for c, drawn in enumerate(self.moments) if drawn]
 
     @property
     def columns(self) -> list[tuple[int, int]]:
@@ -70,6 +86,21 @@ class ParameterSteps:
         system, omega, mean = self.last[c]
         variances = [float(self.covariances[k][c, s, s]) for k, s in self.columns]
         return information(system, omega, mean, self.X, self.columns, variances)
+
+    def inform_all(self) -> None:
+        """The same of all classes at once, from the expected information at the draws of the No-U-Turn sampler."""
+        omega = self._last_density.omega(self.b)
+        system = NormalEffects(self.effects, self.effects.to_cells(omega), self._last_density.prior)
+        variances = np.array([self.covariances[k][:, s, s] for k, s in self.columns])
+        variances = variances.reshape(len(self.columns), self.n_classes).T
+        own = torch.from_numpy(np.ascontiguousarray(variances)).to(omega.device)
+        found = informations(system, omega, self.mean.T.contiguous(), self.X, self.columns, own)
+        # before the chains have reached the data their means are too small, and so is the average information
+        known = [1.0 - system.inverse_blocks(k)[:, :, s, s] / own[:, j, None] for j, (k, s) in enumerate(self.columns)]
+        least = torch.stack([0.5 * (part**2).sum(dim=1) for part in known], dim=1) if known else own
+        for c, one in enumerate(found):
+            lacking = (least[c] - one.variances.diagonal()).clamp_min(0.0)
+            self.informations[c] = dataclasses.replace(one, variances=one.variances + lacking.diag_embed())
 
     def _second_moments(self, c: int) -> list[FloatArray]:
         """Mean over levels of ``E[b b']`` of each term (d_k, d_k)."""
@@ -95,7 +126,7 @@ class ParameterSteps:
             now = np.array([self.covariances[k][c, s, s] for k, s in columns])
             complete = 0.5 * np.array([self.design.random[k].n_levels for k, _ in columns])
             score = complete * (np.array([moments[k][s, s] for k, s in columns]) / now - 1.0)
-            ridge = RIDGE if self.by_gibbs else RIDGE_OF_TRAJECTORIES
+            ridge = RIDGE if self.by_gibbs or self.by_gradients else RIDGE_OF_TRAJECTORIES
             H = self.informations[c].variances.cpu().numpy() + np.diag(ridge * complete)
             move = np.clip(np.linalg.solve(H, score), -LONGEST_STEP, LONGEST_STEP)
             for (k, s), value in zip(columns, now * np.exp(gain * move), strict=True):
@@ -109,11 +140,12 @@ class ParameterSteps:
     def step_fixed(self, gain: float) -> None:
         """A Newton step for beta; classes move together, which calls for shorter steps the fewer they are."""
         share = 1.0 if self.n_classes == 1 else (self.n_classes - 1) / self.n_classes
-        for c in self.last:
-            score = torch.stack(self.scores[c]).mean(dim=0).cpu().numpy()
+        for c in self.moved_classes:
+            drawn = torch.stack(self.scores[c]).mean(dim=0)
+            if self.gradients:  # whose mean is zero: takes out what the score owes to the draw of the effects
+                drawn = drawn - self.informations[c].pull.T @ torch.stack([g[:, c] for g in self.gradients]).mean(dim=0)
+            score = drawn.cpu().numpy()
             H = self.informations[c].fixed.cpu().numpy()
-            if not self.by_gibbs:  # as in EM: a single draw's score is too noisy for the likelihood's own curvature
-                H = torch.einsum("sn,ni,nj->ij", self.last[c][1], self.X, self.X).cpu().numpy() / len(self.b)
             self.beta[:, c] += gain * share * np.linalg.lstsq(H, score, rcond=None)[0]
         if self.n_classes > 1:
             self.beta -= self.beta.mean(axis=1, keepdims=True)
@@ -143,14 +175,35 @@ class ParameterSteps:
     def variance_errors(self) -> list[FloatArray]:
         """Standard errors (C, d_k) of the logarithms of the variances; without information, of complete data."""
         out = [np.full((self.n_classes, t.width), np.sqrt(2.0 / t.n_levels)) for t in self.design.random]
+        if self.joint is not None:
+            errors = _errors(self.joint.variances.cpu().numpy()).reshape(-1, self.n_classes)
+            for (k, s), of_classes in zip(self.columns, errors, strict=True):
+                out[k][:, s] = of_classes
+            return out
         for c, known in self.informations.items():
             H = known.variances.cpu().numpy()
             if len(H):
-                errors = np.sqrt(np.maximum(np.diagonal(np.linalg.pinv(H)), 0.0))
-                for (k, s), error in zip(self.columns, errors, strict=True):
-                    out[k][c, s] = min(float(error), LARGEST_ERROR)
+                for (k, s), error in zip(self.columns, _errors(H), strict=True):
+                    out[k][c, s] = error
         return out
 
     def fixed_information(self, c: int) -> FloatArray:
         """``X' V^-1 X`` (p, p) of class c."""
         return np.asarray(self.informations[c].fixed.cpu().numpy())
+
+    def class_covariance(self) -> FloatArray:
+        """Covariance (p C, p C) of fixed effects that sum to zero over classes, which stand side by side."""
+        C, p = self.n_classes, self.design.p
+        contrast = np.eye(C) - 1.0 / C
+        if self.joint is not None:
+            basis = np.kron(np.eye(p), np.linalg.svd(contrast)[0][:, : C - 1])
+            inner = basis.T @ self.joint.fixed.cpu().numpy() @ basis
+            return np.asarray(basis @ np.linalg.pinv(inner, hermitian=True) @ basis.T)
+        inverse = np.stack([np.linalg.pinv(self.fixed_information(c)) for c in range(C)])
+        return np.asarray(np.einsum("ac,cij,bc->iajb", contrast, inverse, contrast).reshape(p * C, p * C))
+
+
+def _errors(H: FloatArray) -> FloatArray:
+    """Standard errors (m,) of logarithms of variances with an information (m, m)."""
+    errors = np.sqrt(np.maximum(np.diagonal(np.linalg.pinv(H)), 0.0))
+    return np.asarray(np.minimum(errors, LARGEST_ERROR))

@@ -11,6 +11,7 @@ from designs import term
 from scipy.special import expit, log_softmax
 
 from pylmernn.engines import pirls, sampledpart
+from pylmernn.engines.classdensity import ClassDensity
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import held_out, settle, some_rows
 from pylmernn.engines.mcem import new_members
@@ -187,7 +188,11 @@ def test_standard_errors_are_those_of_the_marginal_likelihood(C):
     for _ in range(30):
         part.transitions(zeros(part), 1, 1)
     part.inform_of_response()
-    V = sum(np.linalg.inv(part.fixed_information(c)) for c in range(C))
+    if C == 1:
+        V = np.linalg.inv(part.fixed_information(0))
+    else:
+        difference = np.array([-1.0, 1.0])
+        V = np.einsum("iajb,a,b->ij", part.class_covariance().reshape(2, 2, 2, 2), difference, difference)
     np.testing.assert_allclose(np.diagonal(V), np.diagonal(exact.unscaled_vcov), rtol=0.1)
     if C == 1:
         at = pirls.devfun(design, BINOMIAL, 25)
@@ -228,6 +233,34 @@ def test_trajectories_start_at_the_modes():
     part.transitions(zeros(part), 3, 1)
     assert torch.isfinite(part.b).all()
     assert not part_of(model(C=3), MULTINOMIAL, sampler="nuts").starts_at_modes
+
+
+def test_many_classes_move_by_trajectories_to_where_polya_gamma_variables_take_them(monkeypatch):
+    """With the density of many classes; parameters and conditional means of 8 classes, but for Monte Carlo error."""
+    found = {}
+    design = dataclasses.replace(model(C=8), nets=())
+    for name, many in (("polya-gamma", 20), ("nuts", 5)):
+        monkeypatch.setattr(sampledpart, "MANY_CLASSES", many)
+        assert sampler_for(MULTINOMIAL, design, Sampling()) == name
+        part = part_of(design, MULTINOMIAL, chains=8)
+        means = []
+        for number in range(70):  # of the parameters as they are
+            part.transitions(zeros(part), 1, 1)
+            if number >= 10:
+                means.append(part.conditional_mean().numpy())
+        variances, betas = [], []
+        for number in range(80):
+            part.transitions(zeros(part), 1, 1)
+            part.step(1.0 if number < 30 else 0.3, fixed=True)
+            if number >= 40:
+                variances.append(part.covariances[0][:, 0, 0].copy())
+                betas.append(part.beta.copy())
+        means = np.mean(means, axis=0)
+        found[name] = (np.mean(variances, axis=0), np.mean(betas, axis=0), means - means.mean(axis=1, keepdims=True))
+    assert isinstance(part._last_density, ClassDensity)
+    for one, other, within in zip(found["nuts"], found["polya-gamma"], (0.25, 0.08, 0.2), strict=True):
+        np.testing.assert_allclose(one, other, atol=within)
+    assert np.sqrt(np.mean((found["nuts"][2] - found["polya-gamma"][2]) ** 2)) < 0.06
 
 
 def test_where_the_dispersion_starts():
