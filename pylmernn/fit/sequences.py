@@ -156,7 +156,8 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         Parameters
         ----------
         newdata : DataFrame, optional
-            With the columns of sequences and times; states are not needed. By default the rows of the fit.
+            With the columns of sequences and times; states are not needed. By default the rows of the fit (with
+            ``na_action="exclude"`` all rows of the data, those that were left out with missing values).
         re_form : None or "NA", default None
             "NA" for what all groups share.
         allow_new_levels : bool, default False
@@ -176,12 +177,15 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         """
         if type not in TYPES:
             raise DesignError(f"type is '{type}': use one of {', '.join(TYPES)}.")
-        if type == "response" or average:
-            table = self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
-            return table if type == "response" else table.idxmax(axis=1)
+        if type == "response":
+            return self.predict_proba(newdata, re_form, allow_new_levels, average, seed)
         model, data, sequences, names = self._rows(newdata, re_form, allow_new_levels)
-        codes = sequences.spread(values.best_states(model, data, self.estimates.effects), len(names))
-        return pd.Series(np.array(self.estimates.classes, dtype=object)[codes], index=names)
+        if average:
+            found = values.all_probabilities(model, data, self.estimates, average, seed).argmax(axis=2)
+        else:
+            found = values.best_states(model, data, self.estimates.effects)
+        states = np.array(self.estimates.classes, dtype=object)[sequences.spread(found, len(names))]
+        return self._with_omitted(pd.Series(states, index=names), newdata)
 
     def predict_proba(
         self,
@@ -194,7 +198,18 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         """Probabilities of each state at each time given the inputs of the whole sequence; see :meth:`predict`."""
         model, data, sequences, names = self._rows(newdata, re_form, allow_new_levels)
         found = values.all_probabilities(model, data, self.estimates, average, seed)
-        return pd.DataFrame(sequences.spread(found, len(names)), index=names, columns=list(self.estimates.classes))
+        table = pd.DataFrame(sequences.spread(found, len(names)), index=names, columns=list(self.estimates.classes))
+        return self._with_omitted(table, newdata)
+
+    def _with_omitted(self, found: Any, newdata: Any) -> Any:
+        """Missing values at rows of the fit that were left out, where ``na_action`` is "exclude"."""
+        frame = self.frame
+        if newdata is not None or frame.na_action != "exclude" or not len(frame.omitted):
+            return found
+        used = np.delete(np.arange(frame.all_rows), frame.omitted)
+        order = np.argsort(np.concatenate([used, frame.omitted]))
+        names = found.index.append(pd.Index(frame.omitted_names))[order]
+        return found.set_axis(used).reindex(range(frame.all_rows)).set_axis(names)
 
     def fitted(self) -> pd.DataFrame:
         """Probabilities of each state at the rows of the fit."""

@@ -109,6 +109,12 @@ def test_rows_missing_at_an_end_are_left_out(data):
     assert fit.sequences.lengths[0] == 3
     with pytest.raises(DesignError, match="2 in 'x1'"):
         fitted(gone, na_action="fail")
+    padded = fitted(gone, na_action="exclude")
+    assert padded.fitted().index.equals(gone.index)
+    for found in (padded.fitted()["joy"], padded.predict(), padded.predict(average=2), padded.predict(re_form="NA")):
+        assert np.flatnonzero(found.isna()).tolist() == [0, 4]
+    pd.testing.assert_frame_equal(padded.fitted().dropna(), fit.fitted())
+    pd.testing.assert_series_equal(padded.predict(average=2).dropna(), padded.fitted().dropna().idxmax(axis=1))
 
 
 def test_a_fit_is_updated(fit, data, tmp_path):
