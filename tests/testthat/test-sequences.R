@@ -212,7 +212,7 @@ test_that("data that make no sequences are refused in one sentence", {
   refused(NULL, "data must be a data frame, with the columns of sequence and time.")
   refused(d, "family \"crf\" takes neither weights nor an offset.", weights = t)
   refused(d, "transitions vary as a whole", formula = state ~ nn(x1) + (crf.last | dyad))
-  refused(d, "lets a network vary by one factor only", formula = state ~ nn(x1) + (crf | dyad) + (nn | s))
+  refused(d, "vary by one factor only", formula = state ~ nn(x1) + (crf | dyad) + (nn | s))
   refused(d, "does not fit columns that vary by group beside", formula = state ~ nn(x1) + (crf | dyad) + (1 | dyad))
   refused(d, "the formula uses 'pair'", formula = state ~ nn(x1) + (crf | pair))
   refused(transform(d, state = "calm"), "the response 'state' has one class only")
