@@ -114,7 +114,7 @@ formula.merModNN <- function(x, fixed.only = FALSE, random.only = FALSE, ...) {
   }
   if (random.only) {
     bars <- if (length(x$varying)) {
-      x$varying
+      c(x$varying, x$bars)
     } else {
       unlist(lapply(collect_bars(result[[3L]]), expand_bar), recursive = FALSE)
     }
@@ -134,7 +134,7 @@ written_bar <- function(bar) {
 terms.merModNN <- function(x, fixed.only = TRUE, random.only = FALSE, ...) {
   if (random.only) {
     random <- formula(x, random.only = TRUE)
-    random[[3L]] <- bars_as_sums(random[[3L]], function(columns) length(x$varying) > 0L)
+    random[[3L]] <- bars_as_sums(random[[3L]], varies_in(x$networks$inputs, names(x$frame)))
     return(terms_in_frame(random, x$frame))
   }
   if (fixed.only) x$fixed$terms else attr(x$frame, "terms")

@@ -10,6 +10,12 @@
 #' The log-likelihood is that of these models. What needs the training to be repeated is left to `update()`: there is
 #' no `refit()`, `anova()`, `drop1()`, `simulate()` or `confint()`.
 #'
+#' A network may vary by several factors, nested or crossed, and ordinary bars may stand beside those of the network:
+#' `y ~ nn(x) + (nn.last | culture / person)`, `y ~ nn(x) + (nn.last | person) + (1 | school)`. Deviations add up, so that
+#' a new person of a known culture has the culture's network. Then `ranef()` has a table for each factor, `coef()` too,
+#' `VarCorr()` all terms, `re.form` may be a formula of bars, and `update_random_effects()` learns new levels alone: known
+#' ones stay as they are. Such models are for [lmernn()].
+#'
 #' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
 #' multinomial model has one output for each class, and all classes' parameters vary together.
 #'
@@ -76,7 +82,8 @@ estimate_varying <- function(model, settings) {
   sent <- send_design(model)
   meta <- c(sent$meta, settings, list(formula = deparse1(model$formula)))
   if (length(settings$control) == 0L) meta$control <- NULL
-  new_varying_fit(model, settings, call_python("fit", meta, sent$buffers, own_modules(model$networks)))
+  reply <- call_python("fit", meta, sent$buffers, own_modules(model$networks))
+  (if (is.null(reply$bars)) new_varying_fit else new_several_fit)(model, settings, reply)
 }
 
 new_varying_fit <- function(model, settings, reply) {
@@ -84,6 +91,18 @@ new_varying_fit <- function(model, settings, reply) {
   group <- model$varying[[1L]]$label_group
   names <- list(levels(model$varying_groups[[1L]]), reply$labels)
   D <- length(reply$labels)
+  fit <- varying_skeleton(model, settings, reply)
+  fit$flist <- shared_factors(model$varying_groups, group)
+  fit$cnms <- stats::setNames(list(reply$labels), group)
+  fit$effects <- matrix(arrays$effects, ncol = D, byrow = TRUE, dimnames = names)
+  fit$variances <- posterior_variances(arrays$variances, names)
+  fit$factor <- if (length(reply$shape) == 1L) arrays$factor else matrix(arrays$factor, D, byrow = TRUE)
+  fit
+}
+
+# All of a fit but its random effects.
+varying_skeleton <- function(model, settings, reply) {
+  arrays <- reply$arrays
   first <- is_family(settings$family, "ordinal") # its X comes without the intercept
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
   kept <- setdiff(seq_len(ncol(model$X)), dropped)
@@ -94,15 +113,11 @@ new_varying_fit <- function(model, settings, reply) {
   structure(
     list(
       call = NULL, formula = model$formula, frame = model$frame, fixed = model$fixed, bars = list(),
-      varying = model$varying, flist = shared_factors(model$varying_groups, group),
-      cnms = stats::setNames(list(reply$labels), group),
+      varying = model$varying, flist = NULL, cnms = NULL,
       kept = kept + first, dropped = stats::setNames(dropped + first, colnames(model$X)[dropped]),
       REML = reply$REML, method = reply$method, settings = settings,
       beta = stats::setNames(arrays$beta, fixed), theta_bar = stats::setNames(arrays$theta_bar, reply$labels),
       layers = reply$layers, sigma = reply$sigma,
-      effects = matrix(arrays$effects, ncol = D, byrow = TRUE, dimnames = names),
-      variances = posterior_variances(arrays$variances, names),
-      factor = if (length(reply$shape) == 1L) arrays$factor else matrix(arrays$factor, D, byrow = TRUE),
       fixed_covariance = if (length(arrays$fixed_covariance)) {
         matrix(arrays$fixed_covariance, p, p, dimnames = list(fixed, fixed))
       },
@@ -162,17 +177,26 @@ print.ranef.varyingModNN <- function(x, ...) print.ranef.multinomialModNN(x, ...
 as.data.frame.ranef.varyingModNN <- function(x, row.names = NULL, optional = FALSE, ...) {
   parts <- lapply(names(x), function(group) {
     table <- x[[group]]
-    variance <- attr(table, "postVar")
+    variance <- level_variances(attr(table, "postVar"), dim(table))
     long <- data.frame(grpvar = group, term = rep(names(table), each = nrow(table)),
                        grp = rep(rownames(table), ncol(table)), condval = unlist(table, use.names = FALSE))
-    if (length(dim(variance)) == 3L) {
-      variance <- vapply(seq_len(nrow(table)), function(i) diag(as.matrix(variance[, , i])), numeric(ncol(table)))
-      variance <- t(matrix(variance, ncol(table)))
-    }
     if (!is.null(variance)) long$condsd <- sqrt(pmax(as.vector(variance), 0))
     long
   })
   do.call(rbind, parts)
+}
+
+# Variances of all effects of a factor, levels x parameters, from `postVar` of one bar or a list of those of several.
+level_variances <- function(variance, size) {
+  if (is.list(variance)) {
+    widths <- vapply(variance, function(one) if (length(dim(one)) == 3L) dim(one)[1L] else ncol(one), 0L)
+    return(do.call(cbind, Map(function(one, d) level_variances(one, c(size[1L], d)), variance, widths)))
+  }
+  if (length(dim(variance)) == 3L) {
+    variance <- vapply(seq_len(size[1L]), function(i) diag(as.matrix(variance[, , i])), numeric(size[2L]))
+    variance <- t(matrix(variance, size[2L]))
+  }
+  variance
 }
 
 #' @rdname varying
@@ -215,12 +239,13 @@ VarCorr.varyingModNN <- function(x, sigma = 1, ...) {
 #' @rdname varying
 #' @export
 as.data.frame.VarCorr.varyingModNN <- function(x, row.names = NULL, optional = FALSE, ...) {
-  rows <- lapply(names(x), function(group) {
-    term <- x[[group]]
+  correlated <- rep_len(attr(x, "correlated"), length(x)) # one for all terms, or one for each
+  rows <- lapply(seq_along(x), function(k) {
+    term <- x[[k]]
     names <- colnames(term)
-    at <- which(lower.tri(term) & attr(x, "correlated"), arr.ind = TRUE)
+    at <- which(lower.tri(term) & correlated[k], arr.ind = TRUE)
     data.frame(
-      grp = group, var1 = c(names, names[at[, 2L]]), var2 = c(rep(NA, length(names)), names[at[, 1L]]),
+      grp = names(x)[k], var1 = c(names, names[at[, 2L]]), var2 = c(rep(NA, length(names)), names[at[, 1L]]),
       vcov = c(diag(term), term[at]), sdcor = c(attr(term, "stddev"), attr(term, "correlation")[at]), row.names = NULL
     )
   })
@@ -352,7 +377,7 @@ summary.varyingModNN <- function(object, ...) {
 
 # Python's text, with the levels that update_random_effects() may have added.
 varying_text <- function(object) {
-  groups <- sprintf("%s, %d", names(object$flist), ngrps(object))
+  groups <- paste(sprintf("%s, %d", names(ngrps(object)), ngrps(object)), collapse = "; ")
   text <- object$text
   at <- startsWith(text, "Number of obs:")
   text[at] <- sprintf("Number of obs: %d, groups: %s", nobs(object), groups)

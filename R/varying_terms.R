@@ -17,9 +17,9 @@ net_of <- function(names, nets) {
   }, "", USE.NAMES = FALSE)
 }
 
-# The bars of networks among those that collect_bars() has found: elements of new_bar(), and `net` (its name),
-# `selector` ("" for all parameters, "last", "first" or the name of one) and `rank` (of rr(), 0 where it is not given).
-# Sequences of states may have two bars: one of the network, one of transitions.
+# The bars of networks among those that collect_bars() has found, one for each factor: elements of new_bar(), and `net`
+# (its name), `selector` ("" for all parameters, "last", "first" or the name of one) and `rank` (of rr(), 0 where it is
+# not given). Sequences of states may have two bars: one of the network, one of transitions.
 varying_bars <- function(written, networks, varies, sequences = FALSE) {
   is_varying <- vapply(written, function(bar) !is_located(bar) && varies(bar$columns), NA)
   nets <- c(vapply(networks, `[[`, "", "name"), if (sequences) "crf")
@@ -28,19 +28,39 @@ varying_bars <- function(written, networks, varies, sequences = FALSE) {
       stop(sprintf("%s: this version fits rr() of the parameters of a network only.", bar$label), call. = FALSE)
     }
   }
-  found <- lapply(written[is_varying], varying_bar, nets)
-  of_network <- vapply(found, function(bar) !sequences || bar$net != "crf", NA)
+  found <- unlist(lapply(written[is_varying], function(bar) by_factor(varying_bar(bar, nets), bar)), recursive = FALSE)
+  if (sequences) refuse_several(found, written[!is_varying])
+  found
+}
+
+# The bars of sequences: one of the network, one of transitions, by one factor.
+refuse_several <- function(found, others) {
+  of_network <- vapply(found, function(bar) bar$net != "crf", NA)
   groups <- unique(vapply(found, `[[`, "", "label_group"))
-  if (anyDuplicated(of_network) || length(groups) > 1L ||
-      length(found) && length(expand_group(found[[1L]]$group)) > 1L) {
-    stop(sprintf("%s: this version lets a network vary by one factor only.", found[[length(found)]]$label),
+  if (anyDuplicated(of_network) || length(groups) > 1L) {
+    stop(sprintf("%s: this version lets sequences vary by one factor only.", found[[length(found)]]$label),
          call. = FALSE)
   }
-  if (length(found) && !all(is_varying)) {
+  if (length(found) && length(others)) {
     stop(sprintf("%s: this version does not fit columns that vary by group beside %s: take one of them out.",
-                 written[!is_varying][[1L]]$label, found[[1L]]$label), call. = FALSE)
+                 others[[1L]]$label, found[[1L]]$label), call. = FALSE)
   }
-  found
+}
+
+# A bar of a network for each of its factors, which a/b and a*b have several of.
+by_factor <- function(made, written) {
+  groups <- expand_group(made$group)
+  if (length(groups) == 1L) {
+    return(list(made))
+  }
+  lapply(groups, function(group) {
+    made$group <- group
+    made$label_group <- group_label(group)
+    inside <- paste(deparse1(made$columns), if (written$double) "||" else "|", made$label_group)
+    options <- if (made$rank > 0L) sprintf(", d = %d", made$rank) else ""
+    made$label <- sprintf("%s(%s%s)", if (written$covariance == "us") "" else written$covariance, inside, options)
+    made
+  })
 }
 
 varying_bar <- function(bar, nets) {

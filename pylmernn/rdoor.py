@@ -4,8 +4,9 @@ reticulate converts arrays differently from version to version, and missing valu
 them. Every function here takes ``meta``, a JSON text, and ``buffers``, a list of bytearrays in the order in which
 :mod:`pylmernn.rprotocol` takes them, and returns ``[JSON text, bytearray, ...]``. An error comes back as
 ``{"error": sentence}``, so that R can stop with that sentence and without a traceback. Generalized models have their
-functions in :mod:`pylmernn.rgeneralized`, networks that vary by group in :mod:`pylmernn.rvarying`, sequences of states
-in :mod:`pylmernn.rsequences` and :mod:`pylmernn.rtransitions`; R finds them here.
+functions in :mod:`pylmernn.rgeneralized`, networks that vary by group in :mod:`pylmernn.rvarying` and
+:mod:`pylmernn.rvarying_answers`, sequences of states in :mod:`pylmernn.rsequences` and
+:mod:`pylmernn.rtransitions`; R finds them here.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, rea
 from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
 from pylmernn.rsequences import fit_sequences, sequence_deviance, sequence_values, update_sequences
 from pylmernn.rsettings import read_control
+from pylmernn.rseveral import send_several, several_values, update_several
 from pylmernn.rtransitions import compare_transitions, expected_transitions, transition_probabilities
 from pylmernn.rvarying import send_varying, update_varying, varying_averages, varying_values
+from pylmernn.rvarying_answers import varying_importance, varying_partial_dependence, varying_variance
 
 __all__ = [
     "compare_transitions",
@@ -57,10 +60,15 @@ __all__ = [
     "sequence_values",
     "transition_probabilities",
     "update_class_effects",
+    "several_values",
     "update_sequences",
+    "update_several",
     "update_varying",
     "varying_averages",
+    "varying_importance",
+    "varying_partial_dependence",
     "varying_values",
+    "varying_variance",
 ]
 
 
@@ -82,6 +90,8 @@ def fit(meta: dict[str, Any], read: Reader) -> Reply:
     with progress_bar(bool(meta.get("progress")), method) as callback:
         estimates: Any = METHODS[method](design, meta["REML"], control, callback=callback)
     if design.varying:
+        if design.random or len(design.varying) > 1:
+            return send_several(meta["formula"], design, estimates, terms)
         return send_varying(meta["formula"], design, estimates)
     header, arrays = send_estimates(terms, design, estimates)
     if meta.get("condVar") and not _has_learned_features(design, estimates):
