@@ -157,6 +157,8 @@ def test_bad_data(change, message):
         (f"{NETWORK} + rr(crf | dyad, d = 2)", "take no rr"),
         (f"{NETWORK} + (crf.last | dyad)", "vary as a whole"),
         ("state ~ nn(x1, hidden=c(50)) + (nn | dyad)", "253 numbers would vary"),
+        (f"{NETWORK} + (crf | dyad) + (nn.last | sequence)", "vary by one factor only"),
+        (f"{NETWORK} + (crf | dyad) + (crf || dyad)", "vary by one factor only"),
     ],
 )
 def test_bad_formulas(formula, message):
