@@ -79,9 +79,11 @@ def glmernn(
     nAGQ : int, default 1
         1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one or
         several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher. The
-        log-likelihood has all its constants for every value and can be compared; lme4's cannot.
+        log-likelihood has all its constants for every value and can be compared; lme4's cannot. Not for multinomial
+        models, which are sampled.
     weights : str or array, optional
-        Prior weights; for proportions the numbers of trials.
+        Prior weights; for proportions the numbers of trials. Of classes a weight a counts a row a times; weights that
+        are not whole numbers are sampled by the No-U-Turn sampler.
     offset : str or array, optional
         Known part of the linear predictor.
     subset, na_action, contrasts, nets
@@ -203,6 +205,8 @@ def check_design(design: Design, family: Family) -> None:
     for term in design.random:
         if term.covariance not in ("us", "diag"):
             raise DesignError(f"{term.label}: glmernn fits bars such as (x | group) only; use lmernn for {term.label}.")
+    if family.name == "multinomial" and design.varying and design.weights is not None:
+        raise DesignError("weights: a multinomial model whose network varies by group takes none; repeat the rows.")
     weights = np.ones(design.n) if design.weights is None else design.weights
     try:
         family.check(design.y, weights, design.response)

@@ -33,10 +33,8 @@ class Multinomial(Family):
         self.link = Link("softmax", lambda eta: self._refuse(), lambda mu: self._refuse())
 
     def check(self, y: FloatArray, weights: FloatArray, name: str) -> None:
-        """Codes 0, 1, ..., each of them somewhere, without weights."""
+        """Codes 0, 1, ..., each of them somewhere; a weight a counts a row a times."""
         check_codes(y, None, name)
-        if (weights != 1.0).any():
-            raise FamilyError("weights: a multinomial model takes none; repeat the rows instead.")
 
     def probabilities(self, eta: FloatArray, phi: Dispersion = 1.0) -> FloatArray:
         """Probabilities (n, C) from linear predictors (n, C)."""

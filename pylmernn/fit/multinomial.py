@@ -91,7 +91,7 @@ class MultinomialFit(ClassPredictionVerbs):
         design = self.design.with_response(y)
         try:
             family = read_family("multinomial")
-            family.check(y, np.ones(len(y)), self.design.response)
+            family.check(y, self._row_weights, self.design.response)
         except FamilyError as error:
             raise DesignError(str(error)) from None
         estimates = GENERALIZED_METHODS["mcem"](design, family, 1, self.call.get("control"), None)
@@ -119,7 +119,9 @@ class MultinomialFit(ClassPredictionVerbs):
         from pylmernn.engines.mcem_effects import effects_at
 
         rows = self.frame.new_data(newdata, self.design)
-        design, frame, kept = append_rows(self.design, self.frame, newdata, rows, None, "multinomial")
+        design, frame, kept = append_rows(
+            self.design, self.frame, newdata, rows, self.call.get("weights"), "multinomial"
+        )
         estimates, networks = self.estimates, self.estimates.networks
         if networks is not None:
             f = networks.values([inputs[kept] for inputs in rows.nets])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -10,6 +13,9 @@ from pylmernn.fit.predict import Selection
 from pylmernn.fit.probabilities import softmax
 from pylmernn.fit.simulate import draw_codes
 from pylmernn.formula.design import Design, FloatArray, IntArray, NewRows
+
+#: Numbers of all draws that are held at a time for standard errors.
+AT_A_TIME = 4_000_000
 
 
 def term_part(codes: IntArray, columns: FloatArray, b: FloatArray) -> FloatArray:
@@ -65,6 +71,60 @@ def unseen_variance(estimates: MultinomialEstimates, rows: NewRows, selection: S
             z = np.where(keep, new.columns[at], 0.0)
             variance[at] += np.einsum("md,cde,me->mc", z, covariances, z)
     return variance
+
+
+def drawn_predictors(
+    estimates: MultinomialEstimates, rows: NewRows, selection: Selection, f: FloatArray | None, rng: np.random.Generator
+) -> Iterator[FloatArray]:
+    """Linear predictors (m, C) of each joint draw of fixed and random effects; levels not seen draw from their prior.
+
+    Parameters
+    ----------
+    estimates : MultinomialEstimates
+        With joint draws.
+    rows, selection, f
+        As for :func:`linear_predictor`.
+    rng : numpy Generator
+        Of the effects of levels that the fit has not seen.
+    """
+    assert estimates.joint is not None
+    unseen = np.sqrt(unseen_variance(estimates, rows, selection))
+    base = rows.offset[:, None] + (0.0 if f is None else f)
+    for s, beta in enumerate(estimates.joint.beta):
+        eta = base + rows.X @ beta.astype(np.float64)
+        for new, b, keep in zip(rows.random, estimates.joint.b, selection, strict=True):
+            if keep.any():
+                eta += term_part(new.codes, new.columns, b[s].astype(np.float64) * keep[:, None])
+        yield eta + unseen * rng.standard_normal(eta.shape)
+
+
+def spread_over_draws(
+    estimates: MultinomialEstimates,
+    rows: NewRows,
+    selection: Selection,
+    f: FloatArray | None,
+    scale: Callable[[FloatArray], FloatArray],
+    level: float,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Standard deviations and quantiles (m, C) of what ``scale`` makes of the linear predictors of all joint draws."""
+    assert estimates.joint is not None
+    rng = np.random.default_rng(0)
+    m, numbers = len(rows.X), len(estimates.joint.beta) * len(estimates.classes)
+    out = np.empty((3, m, len(estimates.classes)))
+    size = max(1, AT_A_TIME // numbers)
+    for start in range(0, m, size):
+        part = slice(start, start + size)
+        some = dataclasses.replace(
+            rows,
+            X=rows.X[part],
+            offset=rows.offset[part],
+            random=tuple(dataclasses.replace(t, codes=t.codes[part], columns=t.columns[part]) for t in rows.random),
+        )
+        of_networks = None if f is None else f[part]
+        drawn = np.stack([scale(eta) for eta in drawn_predictors(estimates, some, selection, of_networks, rng)])
+        out[0, part] = drawn.std(axis=0, ddof=1)
+        out[1:, part] = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return out[0], out[1], out[2]
 
 
 def observed_loglik(eta: FloatArray, codes: FloatArray) -> FloatArray:

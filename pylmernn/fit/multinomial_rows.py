@@ -19,6 +19,18 @@ RESIDUAL_TYPES = ("response", "pearson", "deviance")
 PREDICTION_TYPES = ("class", "response", "link")
 
 
+def check_errors(type: str, interval: str | bool | None, level: float, has_draws: bool) -> None:
+    """Raise DesignError for standard errors or limits that are not offered."""
+    if type == "class":
+        raise DesignError("standard errors and limits are of probabilities or linear predictors: use type='response'.")
+    if interval not in (None, False, True, "confidence"):
+        raise DesignError(f"interval is '{interval}': use 'confidence'; a new class has no limits.")
+    if not 0 < level < 1:
+        raise DesignError(f"level is {level}: use a number between 0 and 1.")
+    if not has_draws:
+        raise DesignError("this fit kept no draws for standard errors: fit it again.")
+
+
 class ClassPredictionVerbs(ClassEstimateVerbs):
     """Fitted and predicted probabilities and classes."""
 
@@ -48,6 +60,9 @@ class ClassPredictionVerbs(ClassEstimateVerbs):
         type: str = "class",
         marginal: bool = True,
         na_action: str = "pass",
+        se_fit: bool = False,
+        interval: str | bool | None = None,
+        level: float = 0.95,
     ) -> pd.Series | pd.DataFrame:
         """Predictions, of the data or of new rows.
 
@@ -65,34 +80,55 @@ class ClassPredictionVerbs(ClassEstimateVerbs):
             Average probabilities over the effects that an unseen level may have, N(0, Sigma); else take zero for them.
         na_action : {"pass", "omit", "fail"}
             Rows of newdata with missing values: give NaN, leave them out, or refuse.
+        se_fit : bool, default False
+            Also standard errors of the probabilities or linear predictors: standard deviations over joint draws of
+            fixed and random effects. Networks and variances are taken as known, and fixed effects where there are
+            many classes.
+        interval : {None, "confidence", True}
+            Also limits: quantiles over these draws.
+        level : float, default 0.95
+            Of the limits.
 
         Returns
         -------
         Series of classes, or DataFrame of rows by classes
-            Labelled as newdata.
+            Labelled as newdata. With standard errors or limits the columns are pairs of "fit", "se", "lwr" or "upr"
+            and a class, so that ``table["se"]`` is rows by classes.
 
         Raises
         ------
         DesignError
-            For new levels without ``allow_new_levels``, missing columns, or an ``re_form`` the model does not have.
+            For new levels without ``allow_new_levels``, missing columns, an ``re_form`` the model does not have, or
+            standard errors of classes.
 
         Notes
         -----
         Seen levels are at the posterior means of their effects. The average over unseen ones is exact for two classes
-        and by quasi-Monte Carlo for more, always the same, good to about 1e-3.
+        and by quasi-Monte Carlo for more, always the same, good to about 1e-3. Standard errors and limits draw their
+        effects from N(0, Sigma).
         """
         if type not in PREDICTION_TYPES:
             raise DesignError(f"type is '{type}': use one of {', '.join(PREDICTION_TYPES)}.")
+        with_errors = se_fit or interval not in (None, False)
+        if with_errors:
+            check_errors(type, interval, level, self.estimates.joint is not None)
         chosen = selection(self.design, re_form)
         rows, f, index = self._new_rows(newdata, chosen, na_action)
         if not allow_new_levels:
             prediction.check_levels(self.design, rows, chosen, "average over the effects they may have")
         eta = multinomial_predict.linear_predictor(self.estimates, rows, chosen, f)
-        if type == "link":
-            return self._table(eta, index)
-        variance = multinomial_predict.unseen_variance(self.estimates, rows, chosen) if marginal else np.zeros_like(eta)
-        probabilities = self._table(marginal_softmax(eta, variance), index)
-        return probabilities if type == "response" else most_likely(probabilities)
+        if type != "link":
+            variance = multinomial_predict.unseen_variance(self.estimates, rows, chosen)
+            eta = marginal_softmax(eta, variance if marginal else np.zeros_like(eta))
+        table = self._table(eta, index)
+        if not with_errors:
+            return most_likely(table) if type == "class" else table
+        scale = np.asarray if type == "link" else softmax
+        se, lower, upper = multinomial_predict.spread_over_draws(self.estimates, rows, chosen, f, scale, level)
+        parts = {"fit": table} | ({"se": self._table(se, index)} if se_fit else {})
+        if interval not in (None, False):
+            parts |= {"lwr": self._table(lower, index), "upr": self._table(upper, index)}
+        return pd.concat(parts, axis=1)
 
     def _classes(self, codes: np.ndarray, index: pd.Index) -> pd.Series:
         """Class codes as a factor; -1 is missing."""
@@ -122,18 +158,18 @@ class ClassPredictionVerbs(ClassEstimateVerbs):
         ----------
         type : {"response", "pearson", "deviance"}
             "response" is one for the observed class and zero for the others, less the probabilities; "pearson" divides
-            that by ``sqrt(p (1 - p))``; "deviance" is ``sqrt(-2 log p)`` of the observed class, one
+            that by ``sqrt(p (1 - p) / weight)``; "deviance" is ``sqrt(-2 weight log p)`` of the observed class, one
             number a row, whose squares add up to :meth:`deviance`.
         """
         if type not in RESIDUAL_TYPES:
             raise DesignError(f"residuals of type '{type}' are not known: use one of {', '.join(RESIDUAL_TYPES)}.")
         if type == "deviance":
             loglik = multinomial_predict.observed_loglik(self._eta, self.design.y)
-            return self._series(np.sqrt(np.maximum(-2.0 * loglik, 0.0)))
+            return self._series(np.sqrt(np.maximum(-2.0 * self._row_weights * loglik, 0.0)))
         p = softmax(self._eta)
         raw = (self.design.y[:, None] == np.arange(p.shape[1])) - p
         if type == "pearson":
-            raw = raw / np.sqrt(np.maximum(p * (1.0 - p), np.finfo(float).tiny))
+            raw = raw * np.sqrt(self._row_weights[:, None] / np.maximum(p * (1.0 - p), np.finfo(float).tiny))
         return self._table(raw)
 
     resid = residuals

@@ -151,7 +151,12 @@ class ClassEstimateVerbs(DataVerbs, NetworkVerbs):
 
         It is that of the rows the model has learnt from, so a richer model always looks better by it.
         """
-        return float(-2.0 * np.sum(observed_loglik(self._eta, self.design.y)))
+        return float(-2.0 * np.sum(self._row_weights * observed_loglik(self._eta, self.design.y)))
+
+    @property
+    def _row_weights(self) -> FloatArray:
+        """Prior weights (n,), 1 where there are none."""
+        return np.ones(self.design.n) if self.design.weights is None else self.design.weights
 
     logLik = refused("logLik()", NO_LIKELIHOOD)
     AIC = refused("AIC()", NO_LIKELIHOOD)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pylmernn.engines.estimates import Convergence
-from pylmernn.engines.multinomial import MultinomialEstimates
+from pylmernn.engines.multinomial import JointDraws, MultinomialEstimates
 from pylmernn.fit.save import Parts, get_networks, put_networks
 from pylmernn.fit.save_draws import get_draws, put_draws
 
@@ -21,6 +21,10 @@ def put_multinomial(parts: Parts, estimates: MultinomialEstimates) -> dict[str, 
     for name in OF_TERMS:
         for k, array in enumerate(getattr(estimates, name)):
             parts.put(f"estimates.{k}.{name}", array)
+    if estimates.joint is not None:
+        parts.put("estimates.joint.beta", estimates.joint.beta)
+        for k, array in enumerate(estimates.joint.b):
+            parts.put(f"estimates.joint.{k}.b", array)
     c = estimates.convergence
     parts.put("estimates.gradient", np.asarray(c.gradient))
     networks = estimates.networks
@@ -36,6 +40,9 @@ def get_multinomial(parts: Parts, meta: dict[str, Any]) -> MultinomialEstimates:
     """Estimates that :func:`put_multinomial` kept."""
     arrays = parts.arrays
     of_terms = {name: tuple(arrays[f"estimates.{k}.{name}"] for k in range(meta["terms"])) for name in OF_TERMS}
+    beta, joint = arrays.get("estimates.joint.beta"), None
+    if beta is not None:
+        joint = JointDraws(beta, tuple(arrays[f"estimates.joint.{k}.b"] for k in range(meta["terms"])))
     return MultinomialEstimates(
         method=meta["method"],
         classes=tuple(meta["classes"]),
@@ -50,6 +57,7 @@ def get_multinomial(parts: Parts, meta: dict[str, Any]) -> MultinomialEstimates:
             message=meta["message"],
             seconds=meta["seconds"],
         ),
+        joint=joint,
         networks=None if meta["networks"] is None else get_networks(parts, meta["networks"]),
         **of_terms,
     )

@@ -251,6 +251,50 @@ def test_standard_errors_of_classes_beside_dense_algebra():
     np.testing.assert_allclose(np.sqrt(np.diagonal(found.fixed_covariance)), exact, rtol=0.05)
 
 
+def class_loglik(design, beta, variances):
+    """Log-likelihood of three classes and one factor: of contrasts of the effects with the last class, on a grid."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(13)
+    unit = np.stack([axis.ravel() for axis in np.meshgrid(nodes, nodes)], axis=1)
+    logs = np.log(np.outer(weights, weights).ravel() / (2 * np.pi))
+    root = np.linalg.cholesky(np.diag(variances[:2]) + variances[2])
+    b = np.column_stack([unit @ root.T, np.zeros(len(unit))])
+    codes, fixed, y = design.random[0].codes, design.X @ beta, design.y.astype(int)
+    total = 0.0
+    for level in range(design.random[0].n_levels):
+        mine = np.flatnonzero(codes == level)
+        eta = fixed[mine] + b[:, None]
+        rows = eta[:, np.arange(len(mine)), y[mine]] - logsumexp(eta, axis=2)
+        total += logsumexp(rows.sum(axis=1) + logs)
+    return total
+
+
+def test_standard_errors_of_classes_beside_the_curvature_of_the_likelihood():
+    """By quadrature, at the estimates: of intercepts and slopes within 3%, of log-variances within 10%."""
+    design, _, _ = class_design(3, n=600, seed=2)
+    found = fit(design, MULTINOMIAL, control=control(draws=60))
+    contrasts = np.linalg.svd(np.eye(3) - 1 / 3)[0][:, :2]
+    basis = np.kron(np.eye(2), contrasts)
+    start = np.concatenate([basis.T @ found.beta.reshape(-1), np.log(found.covariances[0][:, 0, 0])])
+
+    def value(v):
+        return class_loglik(design, (basis @ v[:4]).reshape(2, 3), np.exp(v[4:]))
+
+    h, size = 0.02, len(start)
+    steps, H = h * np.eye(size), np.empty((size, size))
+    at = {(i, s): value(start + s * steps[i]) for i in range(size) for s in (-1, 1)}
+    middle = value(start)
+    for i in range(size):
+        H[i, i] = -(at[i, 1] - 2 * middle + at[i, -1]) / h**2
+        for j in range(i):
+            both = value(start + steps[i] + steps[j]) + value(start - steps[i] - steps[j])
+            H[i, j] = H[j, i] = -(both - at[i, 1] - at[i, -1] - at[j, 1] - at[j, -1] + 2 * middle) / (2 * h**2)
+    exact = np.sqrt(np.diagonal(basis @ np.linalg.inv(H[:4, :4]) @ basis.T))
+    np.testing.assert_allclose(np.sqrt(np.diagonal(found.fixed_covariance)), exact, rtol=0.03)
+    np.testing.assert_allclose(
+        found.covariance_errors[0][:, 0], np.sqrt(np.diagonal(np.linalg.inv(H[4:, 4:]))), rtol=0.1
+    )
+
+
 # ---- with networks
 
 

@@ -537,3 +537,110 @@ def test_draws_are_given_back(fit):
     assert fit.sigma() == 1.0
     assert fit.ngrps() == {"g": 12, "h": 5}
     assert fit.nobs() == 300
+
+
+# ---- standard errors of predictions, weights
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """A fit of 150 rows, and one with weights 1 and 2."""
+    data = class_data(150, seed=5)
+    rng = np.random.default_rng(6)
+    eta = (
+        0.8 * data["x"].to_numpy()[:, None] * np.array([1.0, 0.0, -1.0]) + rng.normal(size=(12, 3))[np.arange(150) % 12]
+    )
+    data["way"] = np.array(CLASSES)[(eta + rng.gumbel(size=(150, 3))).argmax(axis=1)]
+    data["w"] = 1.0 + np.arange(150) % 2
+    control = Control(sampling=Sampling(draws=60, warmup=20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = {"data": data, "family": "multinomial", "control": control, "seed": 1}
+        plain = pylmernn.glmernn("way ~ x + (1 | g)", **arguments)
+        weighted = pylmernn.glmernn("way ~ x + (1 | g)", **arguments, weights="w")
+    return data, plain, weighted
+
+
+def test_standard_errors_of_probabilities_are_the_spread_of_the_joint_draws(sampled):
+    data, fit, _ = sampled
+    found = fit.predict(data.head(4), type="response", se_fit=True, interval="confidence", level=0.9)
+    assert found.columns.get_level_values(0).unique().tolist() == ["fit", "se", "lwr", "upr"]
+    pd.testing.assert_frame_equal(found["fit"], fit.predict_proba(data.head(4)))
+    joint, term = fit.estimates.joint, fit.design.random[0]
+    assert len(joint.beta) == 120
+    for i in range(4):
+        eta = np.einsum("p,spc->sc", fit.design.X[i], joint.beta) + joint.b[0][:, term.codes[i], 0]
+        p = np.exp(eta) / np.exp(eta).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found["se"].iloc[i], p.std(axis=0, ddof=1), rtol=1e-5)
+        np.testing.assert_allclose(found["lwr"].iloc[i], np.quantile(p, 0.05, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(found["upr"].iloc[i], np.quantile(p, 0.95, axis=0), rtol=1e-5)
+    spread = joint.beta.reshape(120, -1).std(axis=0) / np.sqrt(np.diagonal(fit.estimates.fixed_covariance))
+    assert (np.abs(spread - 1.0) < 0.3).all()
+
+
+def test_joint_draws_let_effects_make_up_for_fixed_ones(sampled):
+    """The errors of linear predictors are no larger than those of effects and coefficients drawn apart."""
+    fit = sampled[1]
+    together = fit.predict(type="link", se_fit=True)["se"].to_numpy()
+    X, term = fit.design.X, fit.design.random[0]
+    V = fit.estimates.fixed_covariance.reshape(2, 3, 2, 3)
+    apart = np.einsum("np,pcqc,nq->nc", X, V, X) + fit.estimates.variances[0][term.codes, 0]
+    assert together.mean() < np.sqrt(apart).mean()
+    alone = np.sqrt(fit.estimates.variances[0][term.codes, 0])
+    assert together.mean() > 0.8 * alone.mean()
+
+
+def test_levels_not_seen_add_their_variance_and_missing_rows_are_missing(sampled, tmp_path):
+    data, fit, _ = sampled
+    new = data.head(3).copy()
+    new.loc[1, "g"], new.loc[2, "x"] = "other", np.nan
+    new.loc[0, "x"] = new.loc[1, "x"]
+    found = fit.predict(new, type="response", se_fit=True, allow_new_levels=True)
+    assert (found["se"].iloc[1] > found["se"].iloc[0]).sum() >= 2
+    assert found.iloc[2].isna().all()
+    fit.save(tmp_path / "fit")
+    pd.testing.assert_frame_equal(
+        pylmernn.load(tmp_path / "fit").predict(new, type="response", se_fit=True, allow_new_levels=True), found
+    )
+
+
+def test_errors_that_are_not_offered_are_refused(sampled, fit):
+    with pytest.raises(DesignError, match="use type='response'"):
+        sampled[1].predict(se_fit=True)
+    with pytest.raises(DesignError, match="interval is 'prediction': use 'confidence'"):
+        sampled[1].predict(type="response", interval="prediction")
+    with pytest.raises(DesignError, match="level is 2"):
+        sampled[1].predict(type="response", interval=True, level=2)
+    with pytest.raises(DesignError, match="kept no draws"):
+        fit.predict(type="response", se_fit=True)
+
+
+def test_a_weight_counts_a_row_as_often(sampled):
+    """As rows that are repeated; fractions are sampled by the No-U-Turn sampler."""
+    data, plain, weighted = sampled
+    control = weighted.call["control"]
+    repeated = data.loc[data.index.repeat(data["w"].astype(int))].reset_index(drop=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = pylmernn.glmernn("way ~ x + (1 | g)", repeated, "multinomial", control=control, seed=1)
+        half = pylmernn.glmernn(
+            "way ~ x + (1 | g)", repeated.assign(w=0.5), "multinomial", weights="w", control=control, seed=1
+        )
+    np.testing.assert_allclose(weighted.fixef(), other.fixef(), atol=0.1)
+    assert weighted.deviance() == pytest.approx(other.deviance(), rel=0.02)
+    assert np.sum(weighted.residuals("deviance") ** 2) == pytest.approx(weighted.deviance())
+    ratio = weighted.residuals("pearson") / (
+        weighted.residuals() / np.sqrt(weighted.fitted() * (1 - weighted.fitted()))
+    )
+    np.testing.assert_allclose(ratio.iloc[:, 0], np.sqrt(data["w"]))
+    errors = np.diagonal(weighted.vcov()) / np.diagonal(plain.vcov())
+    assert (errors[3:] < 0.95).all()  # of slopes
+    assert half.estimates.draws.sampler == "nuts"
+    assert np.abs(half.fixef() - other.fixef()).to_numpy().max() < 0.4
+    assert weighted.update_random_effects(data.head(5)).design.weights[-5:].tolist() == data["w"].head(5).tolist()
+
+
+def test_nodes_are_refused(sampled):
+    data = sampled[0]
+    with pytest.raises(DesignError, match="nAGQ is 5, but a multinomial model is fitted by sampling"):
+        pylmernn.glmernn("way ~ x + (1 | g)", data, "multinomial", nAGQ=5)
