@@ -20,22 +20,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pylmernn.engines import nme_faithful
+from pylmernn.engines import nme_crossfit, nme_deep, nme_faithful
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme_exact import given_trunk
-from pylmernn.engines.nme_model import State, VaryingModel
+from pylmernn.engines.nme_members import Members
+from pylmernn.engines.nme_model import Given, VaryingModel
 from pylmernn.engines.nme_settle import given, settle
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
 from pylmernn.mean.varying import Selected
+from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
     from pylmernn.engines.nme_several import SeveralEstimates
@@ -143,11 +145,7 @@ def fit(
         model.absorb_scale()
         found = given(model, model.portions(torch.arange(design.n)))
     else:
-        best, history, stopped = train(model, callback)
-        chosen = best.epoch
-        model.restore(best.state)
-        model.absorb_scale()
-        found = given_trunk(model, REML, control) if model.selected.linear else settle(model)
+        found, chosen, history, stopped = estimated(model, REML, control, callback)
     model.absorb_bias()
     offset = 0.0 if design.offset is None else design.offset
     message = "; ".join(text for text in (stopped, found.message) if text)
@@ -170,16 +168,61 @@ def fit(
     )
 
 
+def estimated(
+    model: VaryingModel, REML: bool, control: Control, callback: Callback | None
+) -> tuple[Given, int, dict[str, list[float]], str]:
+    """Train and settle a model; returns what is estimated, the epoch, the history and why training stopped early."""
+    last = model if nme_crossfit.offered(model) else nme_deep.last_model(model, control)
+    if last is None:
+        best, history, stopped = train(model, callback)
+        model.restore(best.state)
+        model.absorb_scale()
+        found = given_trunk(model, REML, control) if model.selected.linear else settle(model)
+        return found, best.epoch, history, stopped
+    members = Members(last)
+    best, history, stopped = train(members, callback)
+    chosen = best.epoch if members.restore(best.state, not stopped) else len(history["epoch"])
+    if last is model:
+        model.held = nme_crossfit.nothing_held(model)
+        return nme_crossfit.finish(members, REML, control), chosen, history, stopped
+    deep, deep_history, deep_stopped = train(model, callback)
+    model.restore(deep.state)
+    found, is_deep = nme_deep.finish_deep(model, members, REML, control)
+    model.held = model.held if is_deep else nme_crossfit.nothing_held(model)
+    both = "; ".join(text for text in (stopped, deep_stopped) if text)
+    return (found, deep.epoch, deep_history, both) if is_deep else (found, chosen, history, both)
+
+
+class Trained(Protocol):
+    """What :func:`train` trains."""
+
+    training: Training
+    trainer: Any
+
+    @property
+    def sigma2(self) -> float:
+        """Residual variance."""
+
+    def epoch(self, number: int) -> float:
+        """Train over the rows once; returns the loss met."""
+
+    def criterion(self) -> tuple[float, float, float]:
+        """Held-out losses at rows of known groups and of new ones, and both as one number."""
+
+    def state(self) -> Any:
+        """A copy of all that changes."""
+
+
 @dataclass(frozen=True)
 class Best:
     """What training keeps: an epoch (0 for none yet) and its state."""
 
     epoch: int
     criterion: float
-    state: State
+    state: Any
 
 
-def train(model: VaryingModel, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
+def train(model: Trained, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
     """Epochs until the schedule or patience ends, or the user.
 
     Returns
