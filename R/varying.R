@@ -8,7 +8,8 @@
 #' the layers below are those of a linear mixed model; else the network is linearised at the modes.
 #'
 #' The log-likelihood is that of these models. What needs the training to be repeated is left to `update()`: there is
-#' no `refit()`, `anova()`, `drop1()`, `simulate()` or `confint()`.
+#' no `refit()`, `anova()` or `drop1()`. `confint()` has Wald limits of the linear coefficients where `vcov()` knows
+#' them.
 #'
 #' A network may vary by several factors, nested or crossed, and ordinary bars may stand beside those of the network:
 #' `y ~ nn(x) + (nn.last | culture / person)`, `y ~ nn(x) + (nn.last | person) + (1 | school)`. Deviations add up, so that
@@ -37,20 +38,20 @@
 #' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
 #' @param average So many draws of deviations from their distribution, over which predictions for new levels (and for
 #'   all levels with `re.form = NA`) are averaged. A network that bends in its parameters has another mean there.
-#' @param seed Of these draws.
+#' @param seed Of draws and permutations.
 #' @param type Of predictions of [glmernn()]'s fits: `"link"` (linear predictors), `"response"` (means; of several
 #'   classes probabilities, rows by classes), `"prob"` (probabilities, also of two classes) or `"class"` (the most
 #'   likely one); averages need one of the last three. Of linear models `"link"` and `"response"` are the same. Of
 #'   residuals as in [residuals.glmerModNN()].
-#' @param kind What to draw, as in [plot.merModNN()]: `"residuals"`, `"predicted"` or `"history"`.
 #' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
 #' @param tol A standard deviation (relative to sigma) of a direction of the deviations below this is singular.
 #' @param ... Nothing.
 #' @return `fixef()` a named vector; `ranef()` and `coef()` lists of a data frame, levels by parameters, of which
 #'   `as.data.frame()` makes one table; `VarCorr()` a list of covariance matrices, one for each layer (of all parameters
 #'   together where all covariances are free), of which `as.data.frame()` makes a table as lme4's; `vcov()` a matrix, of
-#'   the linear coefficients given the network; `predict()` a named vector; `update_random_effects()` the fit, whose
-#'   `ranef()` and `predict()` know the new levels; `summary()` an object of class `summary.varyingModNN`.
+#'   the linear coefficients given the network; `predict()` a named vector, or as [predict.merModNN()] with standard
+#'   errors and limits; `update_random_effects()` the fit, whose `ranef()` and `predict()` know the new levels;
+#'   `summary()` an object of class `summary.varyingModNN`.
 #' @name varying
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
 #' set.seed(1)
@@ -311,44 +312,12 @@ extractAIC.varyingModNN <- function(fit, scale, k = 2, ...) not_varying("extract
 
 #' @rdname varying
 #' @export
-confint.varyingModNN <- function(object, ...) {
-  not_varying("confint()", "where the last layer alone varies, vcov() has standard errors of the linear coefficients")
-}
-
-#' @rdname varying
-#' @export
 refit.varyingModNN <- function(object, ...) not_varying("refit()", "train again by lmernn() or update()")
 
 #' @rdname varying
 #' @export
 refitML.varyingModNN <- function(x, ...) {
   if (x$REML) not_varying("refitML()", "train again by update(fit, REML = FALSE)") else x
-}
-
-#' @rdname varying
-#' @export
-simulate.varyingModNN <- function(object, ...) {
-  not_varying("simulate()", "use predict() and add residuals of standard deviation sigma()")
-}
-
-#' @rdname varying
-#' @export
-importance.varyingModNN <- function(x, ...) not_varying("importance()", "compare predictions of permuted data")
-
-#' @rdname varying
-#' @export
-partial_dependence.varyingModNN <- function(x, ...) {
-  not_varying("partial_dependence()", "use predict() at values of the input, with re.form = NA for the generic network")
-}
-
-#' @rdname varying
-#' @export
-plot.varyingModNN <- function(x, kind = "residuals", ...) {
-  kinds <- c(if (!has_classes(x)) c("residuals", "predicted"), "history")
-  if (!isTRUE(kind %in% kinds)) {
-    not_varying(sprintf("plot(kind = \"%s\")", format(kind)[1L]), paste("use one of", paste(kinds, collapse = ", ")))
-  }
-  plot.merModNN(x, kind = kind, ...)
 }
 
 #' @rdname varying

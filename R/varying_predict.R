@@ -1,27 +1,45 @@
 # Predictions of networks that vary by group, and deviations of new groups.
 
 #' @rdname varying
+#' @param random.only Whether what the deviations add to the generic prediction is wanted alone.
+#' @param se.fit Whether standard errors are wanted, of deviations, linear coefficients and the last layer jointly, the
+#'   variances taken as known; for `"response"` by the delta method. The layers below the last count as known, so that
+#'   limits of the mean are too narrow beside hidden layers. A new level adds the variance of its deviations.
+#' @param interval Whether limits of the mean, or of a new response of weight 1, are wanted. Those of a new response
+#'   count what rows held out in training show of the network's errors.
+#' @param level Coverage of limits and bands.
 #' @export
-predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, allow.new.levels = FALSE,
-                                 na.action = stats::na.pass, average = 0, seed = 0,
+predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, random.only = FALSE,
+                                 allow.new.levels = FALSE, na.action = stats::na.pass, se.fit = FALSE,
+                                 interval = c("none", "confidence", "prediction"), level = 0.95, average = 0, seed = 0,
                                  type = c("link", "response", "prob", "class"), ...) {
   extra <- ...names_or_numbers(...)
   if (length(extra)) {
     stop(sprintf("predict() of a network that varies by group has no argument '%s'.", extra[1L]), call. = FALSE)
   }
   type <- match.arg(type)
-  if (!is.numeric(average) || length(average) != 1L || !isTRUE(average >= 0 && average == round(average))) {
-    stop(sprintf("average is %s: give a number of draws, or 0 for none.", deparse1(average)), call. = FALSE)
-  }
+  interval <- if (is.logical(interval)) c("none", "prediction")[isTRUE(interval) + 1L] else match.arg(interval)
+  check_average(average)
   check_varying_type(object, type, average)
+  with_errors <- se.fit || interval != "none"
+  check_varying_errors(object, type, average, random.only, with_errors)
   generic <- without_deviations(re.form)
   rows <- if (is.null(newdata)) {
     fitted_rows_of(object, generic)
   } else {
     varying_rows(object, newdata, !generic, allow.new.levels, na.action)
   }
+  if (random.only) {
+    none <- replace(rows, "codes", list(rows$codes * 0L))
+    added <- varying_values(object, rows, 0, seed) - varying_values(object, none, 0, seed)
+    return(stats::napredict(rows$na.action, named_rows(object, added, rows$names)))
+  }
   linear <- if (isGLMM(object)) 0 else average
   eta <- if (is.null(rows$eta)) rows$fixed + varying_values(object, rows, linear, seed) else rows$eta
+  if (with_errors) {
+    weights <- if (is.null(newdata)) row_weights(object) else rep(1, length(eta))
+    return(varying_with_errors(object, eta, rows, !generic, type, se.fit, interval, level, weights, seed))
+  }
   if (!isGLMM(object) || type == "link") {
     return(stats::napredict(rows$na.action, named_rows(object, eta, rows$names)))
   }
@@ -36,6 +54,30 @@ predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, allow.n
   }
   values <- stats::napredict(rows$na.action, values)
   if (type == "class") most_likely(values, is_ordinal(object)) else values
+}
+
+check_average <- function(average) {
+  if (!is.numeric(average) || length(average) != 1L || !isTRUE(average >= 0 && average == round(average))) {
+    stop(sprintf("average is %s: give a number of draws, or 0 for none.", deparse1(average)), call. = FALSE)
+  }
+}
+
+check_varying_errors <- function(object, type, average, random.only, with_errors) {
+  if (random.only && (average > 0 || type %in% c("prob", "class") || (isGLMM(object) && type != "link"))) {
+    stop("random.only is for linear predictors: use type = \"link\" and leave average out.", call. = FALSE)
+  }
+  if (!with_errors) {
+    return(invisible())
+  }
+  if (type %in% c("prob", "class") || average > 0 || random.only) {
+    stop("standard errors are for type = \"link\" or \"response\", without average and random.only.", call. = FALSE)
+  }
+  if (object$networks$outputs > 1L) {
+    stop("standard errors of a multinomial model with a network that varies are not known.", call. = FALSE)
+  }
+  if (has_classes(object) && type == "response") {
+    stop("standard errors of an ordinal model are of the linear predictor: use type = \"link\".", call. = FALSE)
+  }
 }
 
 # Whether the response is one of several classes, which ordinal and multinomial models have.
@@ -89,12 +131,13 @@ linear_part <- function(object, X, offset) {
   unname(X %*% matrix(object$beta, ncol(X), byrow = TRUE)) + offset
 }
 
-# What a prediction is made from: `fixed` (X beta and offset), codes (0: generic, NA: a missing level), inputs of the
+# What a prediction is made from: `fixed` (X beta and offset), X, codes (0: generic, NA: a missing level), inputs of the
 # network, names of the rows, na.action for padding, `eta` where it is known. Here the rows of the fit, with their
 # levels or with none.
 fitted_rows_of <- function(object, generic) {
   offset <- stats::model.offset(object$frame)
-  list(fixed = linear_part(object, fixed_matrix(object), if (is.null(offset)) 0 else offset),
+  X <- fixed_matrix(object)
+  list(fixed = linear_part(object, X, if (is.null(offset)) 0 else offset), X = X,
        eta = if (!generic) object$fitted, codes = as.integer(object$flist[[1L]]) * !generic,
        inputs = network_inputs(object$networks$inputs[[1L]], object$frame)$values,
        names = row.names(object$frame), na.action = attr(object$frame, "na.action"))
@@ -112,7 +155,7 @@ varying_rows <- function(object, newdata, with_levels, allow.new.levels, na.acti
   kept <- rows_without_missing(object, newdata, parts, na.action)
   X <- keep_columns(object, one_sentence(matrix_for(object$fixed, kept$data)))
   list(
-    fixed = linear_part(object, X, new_offset(object, kept$data)),
+    fixed = linear_part(object, X, new_offset(object, kept$data)), X = X,
     codes = if (with_levels) varying_codes(object, kept$data, allow.new.levels) else integer(nrow(kept$data)),
     inputs = new_inputs(object, kept$data)[[1L]], names = row.names(kept$data), na.action = kept$na.action
   )
@@ -193,7 +236,20 @@ update_random_effects.varyingModNN <- function(object, newdata, ...) {
   buffers <- c(sent$buffers, as_buffers(as.integer(group) - 1L), as_buffers(inputs), as_buffers(fixed),
                as_buffers(as.double(observed$y)), if (isGLMM(object)) as_buffers(weights))
   arrays <- call_python("update_varying", meta, buffers, sent$modules)$arrays
-  with_levels(object, levels(group), arrays$effects, arrays$variances)
+  object <- with_levels(object, levels(group), arrays$effects, arrays$variances)
+  told <- if (is.null(arrays$information)) weights else arrays$information
+  with_rows_learnt(object, X, inputs, match(as.character(group), rownames(object$effects)), told)
+}
+
+# The fit with rows from which levels were learnt, for standard errors; of a level that is learnt anew these alone.
+with_rows_learnt <- function(object, X, inputs, codes, weights) {
+  old <- object$added
+  kept <- which(!old$codes %in% codes)
+  object$added <- list(
+    X = rbind(old$X[kept, , drop = FALSE], X), inputs = rbind(old$inputs[kept, , drop = FALSE], inputs),
+    codes = c(old$codes[kept], codes), weights = c(old$weights[kept], weights)
+  )
+  object
 }
 
 # The fit with deviations of some levels, new ones or known ones.

@@ -155,9 +155,13 @@ def _linear_part(meta: Mapping[str, Any], read: Reader, outputs: int) -> FloatAr
 def update_varying(meta: dict[str, Any], read: Reader) -> Reply:
     """Deviations of ``meta["q"]`` groups from ``meta["rows"]`` rows of theirs: effects (q, D) and their variances.
 
+    Of a generalized model with one linear predictor also ``information``, what each row tells of it.
+
     After the fit (see :func:`read_varying`) come the codes, the inputs, offset and ``X beta`` (m,) or (m, C), the
     responses, then the weights of generalized models.
     """
+    import torch
+
     from pylmernn.engines import nme_generalized_predict, nme_predict
     from pylmernn.engines.nme_working import Rows
 
@@ -171,4 +175,8 @@ def update_varying(meta: dict[str, Any], read: Reader) -> Reply:
         data = Rows(estimates.family, y, read.vector().copy(), outputs)
         by_class = fixed.reshape(len(y), -1)
         effects, variances = nme_generalized_predict.new_effects(estimates, inputs, by_class, data, codes, q)
+        if outputs == 1:
+            now = dataclasses.replace(estimates, effects=effects)
+            root, _ = data.working(torch.from_numpy(fixed + nme_predict.values(now, inputs, codes))[:, None], now.phi)
+            return {}, {"effects": effects, "variances": variances, "information": root[:, 0, 0].numpy() ** 2}
     return {}, {"effects": effects, "variances": variances}

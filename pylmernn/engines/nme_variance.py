@@ -24,7 +24,7 @@ from pylmernn.engines.network_variance import Calibration, drawn_slope, slope_an
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_exact import DEPENDENT
 from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
-from pylmernn.engines.nme_predict import network_of
+from pylmernn.engines.nme_predict import network_of, values
 from pylmernn.engines.nme_working import Rows
 from pylmernn.engines.variances import prediction_variance
 from pylmernn.formula.design import (
@@ -42,7 +42,7 @@ from pylmernn.mean.varying import VaryingNetwork, select, union
 DIRECTIONS = 64  # of the last layer, and of the deviations, that are counted one by one
 AT_A_TIME = 4_000_000  # derivatives held together
 MOST_LEVERAGE = 0.99
-DRAWS = 300  # of deviations of new groups
+MOST_GROUPS = 50  # that tell how new ones vary
 FEWEST = 30  # held-out rows that say anything of errors
 LINE = 1e-12  # share of the largest variance of deviations below which a direction is rounding error
 
@@ -171,40 +171,43 @@ class Linearised:
         deviations : bool, default True
             Whether those of the groups belong to the prediction; else they add nothing.
         """
-        J, phi = self.derivatives(rows)
-        A = J @ self.turn
-        outside = np.maximum((J**2).sum(axis=1) - (A**2).sum(axis=1), 0.0) * deviations
-        X = np.column_stack([rows.X, phi @ self.wide])[:, self.kept]
-        new = NewRows(X, np.zeros(len(rows)), (NewTerm(self.code_of[rows.codes], A / self.sigma),))
-        whole = prediction_variance(self.design, self.known, new, [deviations])
-        narrow = dataclasses.replace(self.design, X=self.design.X[:, : self.p])
-        new = dataclasses.replace(new, X=X[:, : self.p])
-        given_linear = prediction_variance(narrow, self.known, new, [deviations])
-        given = np.asarray(given_linear + outside)
+        given, new = self.given_last(rows, deviations)
         unknown = np.flatnonzero(rows.codes < 0)
         if deviations and len(unknown) and not self.estimates.selected.linear:
-            given[unknown] += spread(self.estimates, rows.inputs[unknown]) - (J[unknown] ** 2).sum(axis=1)
-        return np.maximum(given, 0.0), np.maximum(whole - given_linear, 0.0)
+            generic = self.given_last(rows.take(unknown), False)[0]
+            given[unknown] = generic + self.between(rows.take(unknown))
+        whole = prediction_variance(self.design, self.known, new, [deviations])
+        narrow = dataclasses.replace(self.design, X=self.design.X[:, : self.p])
+        less = prediction_variance(narrow, self.known, dataclasses.replace(new, X=new.X[:, : self.p]), [deviations])
+        return given, np.maximum(whole - less, 0.0)
 
+    def given_last(self, rows: GroupRows, deviations: bool = True) -> tuple[FloatArray, NewRows]:
+        """Variances of the mean with the last layer known, (m,), and the rows in the columns of ``design``."""
+        J, phi = self.derivatives(rows)
+        A = J @ self.turn
+        X = np.column_stack([rows.X, phi @ self.wide])[:, self.kept]
+        new = NewRows(X, np.zeros(len(rows)), (NewTerm(self.code_of[rows.codes], A / self.sigma),))
+        narrow = dataclasses.replace(self.design, X=self.design.X[:, : self.p])
+        found = prediction_variance(narrow, self.known, dataclasses.replace(new, X=X[:, : self.p]), [deviations])
+        outside = np.maximum((J**2).sum(axis=1) - (A**2).sum(axis=1), 0.0) * deviations
+        return np.asarray(found + outside), new
 
-def spread(estimates: VaryingEstimates, inputs: FloatArray) -> FloatArray:
-    """Mean squared difference (m,) of a new group's network from the generic one, over draws of its deviations.
+    def between(self, rows: GroupRows) -> FloatArray:
+        """Variance of a new group's network at some rows, (m,).
 
-    Linearised it would be far too large for a network that bends.
-    """
-    network = network_of(estimates)
-    prepared = network.module.prepare(inputs)
-    factor = torch.from_numpy(estimates.factor)
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(DRAWS, factor.shape[-1], generator=generator, dtype=torch.float64)
-    eta = (normal * factor if factor.ndim == 1 else normal @ factor.T).float()
-    m = len(inputs)
-    generic = network.rows(prepared, eta, torch.full((m,), -1)).double().numpy()
-    total = np.zeros(m)
-    for draw in range(DRAWS):
-        own = network.rows(prepared, eta, torch.full((m,), draw)).double().numpy()
-        total += (own - generic) ** 2
-    return np.asarray(estimates.networks.scale**2 * total / DRAWS)
+        The mean over known groups (at most 50) of their squared difference from the generic network and of what is
+        unknown of it: the step of EM for Sigma, in values of the network. Where those are linear in the deviations it
+        is that of Sigma; where not, draws from N(0, Sigma) bend and spread far more than groups do.
+        """
+        e, m = self.estimates, len(rows)
+        known = np.flatnonzero(self.code_of[: len(e.effects)] >= 0)
+        known = known[np.sort(np.random.default_rng(0).permutation(len(known))[:MOST_GROUPS])]
+        generic = values(e, rows.inputs, np.full(m, -1, dtype=np.int32))
+        total = np.zeros(m)
+        for code in known:
+            own = dataclasses.replace(rows, X=np.zeros_like(rows.X), codes=np.full(m, code, dtype=np.int32))
+            total += (values(e, rows.inputs, own.codes) - generic) ** 2 + self.given_last(own)[0]
+        return np.asarray(total / len(known))
 
 
 def directions(columns: FloatArray, thinnest: float) -> FloatArray:

@@ -220,17 +220,19 @@ def _expected_distances(fit: Any) -> tuple[float, dict[int, float]]:
 
     What remains after it has the variance of the deviations less what is unknown of a group.
     """
-    from pylmernn.engines.nme_variance import GroupRows, spread
+    from pylmernn.engines.nme_variance import GroupRows
 
     rows = _some_rows(fit)[:MOST_ROWS]
     inputs, X = fit.design.nets[0].inputs[rows], np.zeros((len(rows), fit.design.p))
-    prior = spread(fit.estimates, inputs)
-    q = len(fit.estimates.effects)
-    found = {}
-    for code in np.random.default_rng(0).permutation(q)[:MOST_CURVES]:
+
+    def variance(code: int) -> FloatArray:
         own = GroupRows(X, inputs, np.full(len(rows), code, dtype=np.int32), np.ones(len(rows)))
-        unknown = fit._errors.model.variance(own)[0]
-        found[int(code)] = float(np.sqrt(np.maximum(prior - unknown, 0.0).mean()))
+        return np.asarray(fit._errors.model.variance(own)[0])
+
+    prior = variance(-1)
+    q = len(fit.estimates.effects)
+    shown = np.random.default_rng(0).permutation(q)[:MOST_CURVES]
+    found = {int(code): float(np.sqrt(np.maximum(prior - variance(code), 0.0).mean())) for code in shown}
     return float(np.sqrt(prior.mean())), found
 
 

@@ -88,16 +88,25 @@ def test_errors_against_dense_algebra(deep):
     np.testing.assert_allclose(found + added, truth, rtol=1e-4)
 
 
-def test_new_groups_spread_as_draws_do(deep):
-    """The variance of a new group is that of networks with drawn deviations, and of what all share."""
+def test_new_groups_vary_as_known_ones_do(deep):
+    """Mean over the groups of squared differences from the generic network, and of what is unknown of each."""
+    rows = people().head(5)
+    se = deep.predict(rows.assign(person="new"), allow_new_levels=True, se_fit=True)["se"]
+    generic = deep.predict(rows, re_form="NA", se_fit=True)
+    apart = np.zeros(5)
+    for name in deep.ranef()["person"].index:
+        own = deep.predict(rows.assign(person=name), se_fit=True)
+        apart += (own["fit"] - generic["fit"]) ** 2 + own["se"] ** 2
+    np.testing.assert_allclose(se, np.sqrt(apart / 20), rtol=0.1)
+
+
+def test_new_groups_of_a_last_layer_spread_as_draws_do(last):
     rows = people().head(5).assign(person="new")
-    se = deep.predict(rows, allow_new_levels=True, se_fit=True)["se"]
-    assert (se > deep.predict(people().head(5), se_fit=True)["se"]).all()
-    drawn = deep.simulate(2000, seed=3, newdata=rows, allow_new_levels=True)
-    generic = deep.predict(rows, allow_new_levels=True)
-    spread = np.sqrt(drawn.sub(generic, axis=0).pow(2).mean(axis=1) - deep.sigma() ** 2)
-    shared = deep.predict(rows, re_form="NA", se_fit=True)["se"]
-    np.testing.assert_allclose(np.sqrt(se**2 - shared**2), spread, rtol=0.15)
+    se = last.predict(rows, allow_new_levels=True, se_fit=True)["se"]
+    drawn = last.simulate(3000, seed=3, newdata=rows, allow_new_levels=True)
+    spread = drawn.sub(last.predict(rows, re_form="NA"), axis=0).pow(2).mean(axis=1) - last.sigma() ** 2
+    shared = last.predict(rows, re_form="NA", se_fit=True)["se"]
+    np.testing.assert_allclose(np.sqrt(se**2 - shared**2), np.sqrt(spread), rtol=0.1)
 
 
 @pytest.mark.parametrize("name", ["last", "deep"])

@@ -115,7 +115,7 @@ test_that("predictions are those of each person, of the generic network, or thei
   expect_lt(abs(means[["b"]] - generic[["b"]]), reach)
   expect_false(means[["b"]] == generic[["b"]])
   expect_identical(means[["a"]], values[["a"]])
-  expect_error(predict(fit, new, se.fit = TRUE), "has no argument 'se.fit'")
+  expect_error(predict(fit, new, weights = 1), "has no argument 'weights'")
   expect_error(predict(fit, new, re.form = ~ (1 | person)), "re.form must be NULL")
   expect_error(predict(fit, new["x"]), "the formula uses 'z'")
 })
@@ -148,7 +148,7 @@ test_that("deeper layers have variances by layer, and verbs that do not apply st
   expect_equal(predict(fit, personal()), fitted(fit), tolerance = 1e-4)
   expect_equal(deviance(fit), -2 * c(logLik(fit)))
   expect_error(vcov(fit), "only where the last layer alone varies")
-  for (verb in list(anova, drop1, confint, refit, simulate, importance, partial_dependence)) {
+  for (verb in list(anova, drop1, refit)) {
     expect_error(verb(fit), "is not offered for networks that vary by group")
   }
   expect_error(as_merMod(fit), "lme4 has no networks")
