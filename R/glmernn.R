@@ -26,7 +26,8 @@
 #'   sequences, a conditional random field: see [sequences]).
 #' @param nAGQ 1 is Laplace's approximation; more is adaptive Gauss-Hermite quadrature, for one grouping factor with one
 #'   or several columns; 0 is Laplace's approximation with beta found together with the modes, faster and rougher.
-#' @param weights,subset,offset As in [lme4::glmer()]: expressions of columns of `data`.
+#' @param weights,subset,offset As in [lme4::glmer()]: expressions of columns of `data`. Of classes a weight a counts
+#'   a row a times; weights of multinomial models that are not whole are sampled by the No-U-Turn sampler.
 #' @param method `"pirls"` fits models without networks. With networks, `"alternating"` trains them between steps that
 #'   find the random effects and their variances on all rows; `"lmmnn"` trains on the quadrature likelihood of Simchoni
 #'   and Rosset (2023), for one grouping factor; `"mcem"` is the Monte Carlo EM algorithm of Tschalzev et al. (2024),

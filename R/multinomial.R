@@ -27,6 +27,10 @@
 #'   probabilities), `"pearson"` (these over `sqrt(p (1 - p) / weight)`) or `"deviance"` (`sqrt(-2 weight log p)` of the
 #'   observed class, one number a row).
 #' @param newdata,re.form,allow.new.levels,na.action As in [predict.merModNN()].
+#' @param se.fit,interval Whether standard errors, and limits (`"confidence"`), come along, of probabilities or linear
+#'   predictors: standard deviations and quantiles over joint draws of fixed and random effects. Networks and variances
+#'   are taken as known, and fixed effects where there are many classes. Effects of levels that the fit has not seen
+#'   are drawn from their distribution.
 #' @param marginal Whether probabilities of levels that the fit has not seen are means over the distribution of random
 #'   effects, which needs Python; else their effects are zero. Such means are nearer to each other.
 #' @param nsim,seed,use.u As in [simulate.merModNN()].
@@ -40,7 +44,8 @@
 #'   levels by classes (with several columns, their names come before the class: `"x:b"`), of which `as.data.frame()`
 #'   makes one table; `VarCorr()` a list of the terms, each a list of covariance matrices by class, which prints with
 #'   95% limits of the variances and of which `as.data.frame()` makes a table; `vcov()` a matrix; `fitted()` and
-#'   `predict()` matrices, rows by classes, or a factor; `simulate()` a data frame of factors; `summary()` an object of
+#'   `predict()` matrices, rows by classes, or a factor, and with standard errors or limits a list of the matrices
+#'   `fit`, `se.fit`, `lwr` and `upr`; `simulate()` a data frame of factors; `summary()` an object of
 #'   class `summary.multinomialModNN`.
 #' @name multinomial
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
@@ -53,6 +58,7 @@
 #' VarCorr(fit)
 #' head(predict(fit, type = "response"))
 #' table(predict(fit, type = "class"), d$y)
+#' predict(fit, d[1:2, ], type = "response", se.fit = TRUE, interval = "confidence")
 NULL
 
 # Makes a fit of a model and Python's reply. Beside what new_fit() lists it has, with C classes, p columns and K terms:
@@ -91,13 +97,23 @@ new_multinomial_fit <- function(model, settings, reply) {
       covariances = of_terms("c", function(k) c(C, d[k], d[k])),
       covariance_errors = of_terms("e", function(k) c(C, d[k])),
       eta = matrix(arrays$eta, ncol = C, byrow = TRUE, dimnames = list(NULL, classes)),
-      draws = keep_draws(reply),
+      draws = keep_draws(reply), joint = keep_joint(reply, length(kept), d, C),
       convergence = c(reply$convergence, list(gradient = arrays$gradient)),
       messages = sampling_messages(reply$draws), scales_differ = reply$scales_differ,
       networks = if (!is.null(reply$networks)) keep_networks(model$networks, reply, model$frame)
     ),
     class = c("multinomialModNN", "merModNN")
   )
+}
+
+# Draws of fixed and random effects together: beta, S x p x C, and for each term b, S x q x d x C; NULL where none came.
+keep_joint <- function(reply, p, d, C) {
+  S <- reply$joint
+  if (is.null(S)) {
+    return(NULL)
+  }
+  b <- lapply(seq_along(d), function(k) row_major(reply$arrays[[paste0("joint.b", k - 1L)]], c(S, NA, d[k], C)))
+  list(beta = row_major(reply$arrays$joint.beta, c(S, p, C)), b = b)
 }
 
 # An array that Python wrote row by row; one NA in `dim` is found from the length.

@@ -46,11 +46,15 @@ residuals.multinomialModNN <- function(object, type = c("response", "pearson", "
 #' @export
 predict.multinomialModNN <- function(object, newdata = NULL, re.form = NULL,
                                      type = c("class", "response", "prob", "link"), allow.new.levels = FALSE,
-                                     na.action = stats::na.pass, marginal = TRUE, ...) {
+                                     na.action = stats::na.pass, marginal = TRUE, se.fit = FALSE,
+                                     interval = c("none", "confidence"), level = 0.95, ...) {
   if (...length()) {
     stop("predict() of a multinomial model takes no further arguments.", call. = FALSE)
   }
   type <- match.arg(type)
+  interval <- if (is.logical(interval)) c("none", "confidence")[isTRUE(interval) + 1L] else interval[1L]
+  with_errors <- se.fit || interval != "none"
+  if (with_errors) check_class_errors(object, type, interval, level)
   include <- included_columns(object, re.form)
   rows <- if (is.null(newdata)) {
     old_rows(object)
@@ -59,13 +63,90 @@ predict.multinomialModNN <- function(object, newdata = NULL, re.form = NULL,
   }
   eta <- class_predictors(object, rows, include)
   dimnames(eta) <- list(rows$names, object$classes)
-  if (type == "link") {
-    return(stats::napredict(rows$na.action, eta))
+  values <- eta
+  if (type != "link") {
+    values <- if (marginal && !is.null(newdata)) marginal_classes(object, eta, rows, include) else softmax(eta)
+    dimnames(values) <- dimnames(eta)
   }
-  probabilities <- if (marginal && !is.null(newdata)) marginal_classes(object, eta, rows, include) else softmax(eta)
-  dimnames(probabilities) <- dimnames(eta)
-  probabilities <- stats::napredict(rows$na.action, probabilities)
-  if (type == "class") most_likely(probabilities) else probabilities
+  answer <- stats::napredict(rows$na.action, values)
+  if (with_errors) {
+    spread <- class_spread(object, rows, include, if (type == "link") identity else softmax, level)
+    spread <- lapply(spread, function(part) stats::napredict(rows$na.action, `dimnames<-`(part, dimnames(eta))))
+    wanted <- c(if (se.fit) "se.fit", if (interval != "none") c("lwr", "upr"))
+    return(c(list(fit = answer), spread[wanted]))
+  }
+  if (type == "class") most_likely(answer) else answer
+}
+
+check_class_errors <- function(object, type, interval, level) {
+  if (type == "class") {
+    stop("standard errors and limits are of probabilities or linear predictors: use type = \"response\".",
+         call. = FALSE)
+  }
+  if (!interval %in% c("none", "confidence")) {
+    stop(sprintf("interval is \"%s\": use \"confidence\"; a new class has no limits.", interval), call. = FALSE)
+  }
+  if (!isTRUE(level > 0 && level < 1)) {
+    stop(sprintf("level is %s: use a number between 0 and 1.", deparse1(level)), call. = FALSE)
+  }
+  if (is.null(object$joint)) {
+    stop("this fit kept no draws for standard errors: fit it again.", call. = FALSE)
+  }
+}
+
+numbers_at_a_time <- 4e6 # of all draws, for standard errors
+
+# Standard deviations and quantiles over the joint draws of what `scale` makes of the linear predictors: matrices m x C.
+class_spread <- function(object, rows, include, scale, level) {
+  state <- random_state(0)
+  on.exit(assign(".Random.seed", state$before, envir = globalenv()))
+  m <- length(rows$names)
+  C <- length(object$classes)
+  size <- max(1, numbers_at_a_time %/% (C * nrow(object$joint$beta)))
+  blocks <- split(seq_len(m), (seq_len(m) - 1) %/% size)
+  parts <- lapply(blocks, function(at) spread_of_rows(object, some_rows(rows, at), include, scale, level))
+  lapply(c(se.fit = 1L, lwr = 2L, upr = 3L), function(i) do.call(rbind, lapply(parts, `[[`, i)))
+}
+
+some_rows <- function(rows, at) {
+  offset <- rows$offset
+  if (!is.matrix(offset)) offset <- matrix(rep_len(offset, length(rows$names)))
+  if (ncol(offset) == 1L) offset <- as.vector(offset)[at] else offset <- offset[at, , drop = FALSE]
+  list(
+    names = rows$names[at], X = rows$X[at, , drop = FALSE], offset = offset,
+    codes = lapply(rows$codes, `[`, at), columns = lapply(rows$columns, function(z) z[at, , drop = FALSE])
+  )
+}
+
+spread_of_rows <- function(object, rows, include, scale, level) {
+  joint <- object$joint
+  C <- length(object$classes)
+  unseen <- sqrt(class_variance(object, rows, include))
+  drawn <- vapply(seq_len(nrow(joint$beta)), function(s) {
+    object$beta <- matrix(joint$beta[s, , ], ncol = C)
+    object$b <- lapply(joint$b, function(b) array(b[s, , , ], dim(b)[-1L]))
+    as.vector(scale(class_predictors(object, rows, include) + unseen * stats::rnorm(length(unseen))))
+  }, numeric(length(unseen)))
+  drawn <- matrix(drawn, length(unseen))
+  tails <- apply(drawn, 1L, function(values) {
+    if (anyNA(values)) c(NA, NA) else stats::quantile(values, c(1 - level, 1 + level) / 2, names = FALSE)
+  })
+  lapply(list(apply(drawn, 1L, stats::sd), tails[1L, ], tails[2L, ]), matrix, ncol = C)
+}
+
+# Prior variance, m x C, of the random part of levels that the fit has not seen.
+class_variance <- function(object, rows, include) {
+  C <- length(object$classes)
+  variance <- matrix(0, length(rows$names), C)
+  for (k in which(vapply(include, any, NA))) {
+    at <- which(rows$codes[[k]] == 0L)
+    z <- sweep(rows$columns[[k]][at, , drop = FALSE], 2L, as.numeric(include[[k]]), `*`)
+    for (c in seq_len(C)) {
+      Sigma <- matrix(object$covariances[[k]][c, , ], ncol(z))
+      variance[at, c] <- variance[at, c] + rowSums((z %*% Sigma) * z)
+    }
+  }
+  variance
 }
 
 # The most likely class of each row, a factor with the names of the rows.
@@ -108,15 +189,7 @@ class_effects <- function(b, codes, columns, used) {
 
 # Mean probabilities over the effects of levels that the fit has not seen, from Python; as they are elsewhere.
 marginal_classes <- function(object, eta, rows, include) {
-  variance <- matrix(0, nrow(eta), ncol(eta))
-  for (k in which(vapply(include, any, NA))) {
-    at <- which(rows$codes[[k]] == 0L)
-    z <- sweep(rows$columns[[k]][at, , drop = FALSE], 2L, as.numeric(include[[k]]), `*`)
-    for (c in seq_len(ncol(eta))) {
-      Sigma <- matrix(object$covariances[[k]][c, , ], ncol(z))
-      variance[at, c] <- variance[at, c] + rowSums((z %*% Sigma) * z)
-    }
-  }
+  variance <- class_variance(object, rows, include)
   probabilities <- softmax(eta)
   unseen <- which(rowSums(variance) > 0 & rowSums(is.na(eta)) == 0)
   if (length(unseen) == 0L) {

@@ -60,6 +60,7 @@ update_random_effects.multinomialModNN <- function(object, newdata, ...) {
   sent <- send_fit(longer, model = model)
   settings <- object$settings[c("control", "device", "seed")]
   if (length(settings$control) == 0L) settings$control <- NULL
+  if (!is.null(object$fixed_covariance)) settings$fixed_covariance <- unname(object$fixed_covariance)
   meta <- c(sent$meta, settings, list(known = nrow(object$frame)))
   reply <- call_python("update_class_effects", meta, sent$buffers, sent$modules)
   take <- function(letter) {
@@ -69,6 +70,7 @@ update_random_effects.multinomialModNN <- function(object, newdata, ...) {
   longer$variances <- take("v")
   longer$eta <- matrix(reply$arrays$eta, ncol = C, byrow = TRUE, dimnames = list(NULL, object$classes))
   longer$draws <- keep_draws(reply)
+  longer$joint <- keep_joint(reply, nrow(object$beta), vapply(longer$b, function(b) dim(b)[2L], 0L), C)
   longer$messages <- sampling_messages(longer$draws)
   if (!is.null(object$networks)) {
     longer$networks <- keep_networks(object$networks$inputs, reply, longer$frame)

@@ -93,6 +93,10 @@ def _send_class_effects(design: Design, estimates: MultinomialEstimates) -> Repl
     arrays["eta"] = estimates.eta
     arrays |= {f"b{k}": values for k, values in enumerate(estimates.b)}
     arrays |= {f"v{k}": values for k, values in enumerate(estimates.variances)}
+    if estimates.joint is not None:
+        header["joint"] = len(estimates.joint.beta)
+        arrays["joint.beta"] = estimates.joint.beta.astype(np.float64)
+        arrays |= {f"joint.b{k}": values.astype(np.float64) for k, values in enumerate(estimates.joint.b)}
     if estimates.networks is not None:
         header["networks"], kept = send_networks(estimates.networks, design)
         arrays |= kept
@@ -103,10 +107,14 @@ def _send_class_effects(design: Design, estimates: MultinomialEstimates) -> Repl
 def update_class_effects(meta: dict[str, Any], read: Reader) -> Reply:
     """Random effects of a multinomial fit whose design has grown, by sampling; effects and eta sent are not read.
 
-    Of the rows the first ``meta["known"]`` are those of the fit; ``control``, ``device`` and ``seed`` are its settings.
+    Of the rows the first ``meta["known"]`` are those of the fit; ``control``, ``device`` and ``seed`` are its settings,
+    ``fixed_covariance`` the covariance (p * C, p * C) of the fixed effects where there is one.
     """
     control = read_control(meta.get("control") or {}, meta.get("device", "auto"), meta.get("seed"), generalized=True)
     design, estimates = read_fit(meta, read)
+    if meta.get("fixed_covariance"):
+        covariance = np.asarray(meta["fixed_covariance"], dtype=np.float64)
+        estimates = dataclasses.replace(estimates, fixed_covariance=covariance)
     networks = estimates.networks
     if networks is not None:
         f = networks.values([net.inputs[meta["known"] :] for net in design.nets])

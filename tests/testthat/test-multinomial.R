@@ -168,3 +168,51 @@ test_that("a response that is no class is refused in one sentence", {
   refused(fit_classes(one ~ x + (1 | g), d), "the response 'one' has one class only, 'a': it needs two.")
   refused(fit_classes(y ~ x + (1 | g), d, method = "pirls"), "method 'pirls' fits no multinomial models")
 })
+
+test_that("standard errors and limits are the spread over joint draws of fixed and random effects", {
+  skip_without_torch()
+  d <- classes_data()
+  fit <- fit_classes()
+  new <- d[c(1, 40, 300), ]
+  found <- predict(fit, new, type = "response", se.fit = TRUE, interval = "confidence", level = 0.9)
+  expect_identical(names(found), c("fit", "se.fit", "lwr", "upr"))
+  expect_equal(found$fit, predict(fit, new, type = "response"))
+  expect_identical(dimnames(found$se.fit), dimnames(found$fit))
+  draws <- fit$joint
+  P <- vapply(seq_len(nrow(draws$beta)), function(s) {
+    eta <- draws$beta[s, 1L, ] + d$x[40L] * draws$beta[s, 2L, ] + draws$b[[1L]][s, as.integer(d$g[40L]), 1L, ]
+    exp(eta) / sum(exp(eta))
+  }, numeric(3L))
+  expect_equal(unname(found$se.fit[2L, ]), apply(P, 1L, sd))
+  expect_equal(unname(found$lwr[2L, ]), unname(apply(P, 1L, quantile, 0.05)))
+  expect_equal(unname(found$upr[2L, ]), unname(apply(P, 1L, quantile, 0.95)))
+  set.seed(5)
+  state <- .Random.seed
+  new$g <- factor(c("1", "other", "15"))
+  new$x[3L] <- NA
+  unseen <- predict(fit, new, type = "link", se.fit = TRUE, allow.new.levels = TRUE)
+  expect_identical(.Random.seed, state)
+  expect_identical(names(unseen), c("fit", "se.fit"))
+  expect_gt(unseen$se.fit[2L, "c"], unseen$se.fit[1L, "c"])
+  expect_true(all(is.na(unseen$se.fit[3L, ])))
+  longer <- suppressWarnings(update_random_effects(fit, d[1:20, ]))
+  again <- predict(longer, d[1:2, ], type = "response", interval = "confidence")
+  expect_true(all(again$lwr < again$fit & again$fit < again$upr))
+  expect_gt(sd(longer$joint$beta[, 2L, 1L]), 0)
+  expect_error(predict(fit, se.fit = TRUE), "use type = \"response\"")
+  expect_error(predict(fit, type = "prob", interval = "prediction"), "a new class has no limits")
+})
+
+test_that("a weight counts a row as often, and nodes are refused", {
+  skip_without_torch()
+  d <- classes_data()
+  d$w <- 1 + seq_len(300) %% 2
+  weighted <- suppressWarnings(
+    glmernn(y ~ x + (1 | g), d, family = "multinomial", control = quick_draws, seed = 1, weights = w)
+  )
+  repeated <- fit_classes(data = d[rep(seq_len(300), d$w), ])
+  expect_equal(fixef(weighted), fixef(repeated), tolerance = 0.2)
+  expect_equal(deviance(weighted), deviance(repeated), tolerance = 0.03)
+  expect_equal(sum(residuals(weighted, "deviance")^2), deviance(weighted))
+  expect_error(glmernn(y ~ x + (1 | g), d, family = "multinomial", nAGQ = 3), "nAGQ is 3, but a multinomial model")
+})
