@@ -97,8 +97,21 @@ class Bar:
 
     def learn(self, mean: FloatArray, variances: FloatArray) -> None:
         """The EM step of a covariance matrix that is not of reduced rank: means (q, d) and variances (q, d, d)."""
-        second = torch.from_numpy((mean.T @ mean + variances.sum(0)) / len(mean))
+        second = second_moment(mean, variances)
         self.factor = second.diagonal().sqrt() if self.diagonal else root_of(second)
+
+
+def second_moment(mean: FloatArray, variances: FloatArray) -> Tensor:
+    """What effects with means (q, d) and variances (q, d, d) say of their covariance matrix, (d, d)."""
+    return torch.from_numpy((mean.T @ mean + variances.sum(0)) / len(mean))
+
+
+def spherical(bar: Bar, effects: Tensor) -> Tensor:
+    """U (q, k) with ``L u`` the effects (q, d), or next to them."""
+    assert bar.factor is not None
+    if bar.factor.ndim == 1:
+        return effects / bar.factor.clamp(min=1e-300)
+    return torch.linalg.lstsq(bar.factor, effects.T, driver="gelsd").solution.T
 
 
 def root_of(covariance: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from pylmernn.engines import exact
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.nme_exact import DEPENDENT, Candidate, candidates
-from pylmernn.engines.nme_model import LAST_CHANGE, LAST_ROUNDS, last_layer
+from pylmernn.engines.nme_model import LAST_CHANGE, LAST_STEPS, last_layer
 from pylmernn.engines.nme_several_bars import Bar, BarEstimates, bar_estimates, in_full, theta_of
-from pylmernn.engines.nme_several_model import SeveralModel
+from pylmernn.engines.nme_several_model import Linearised, SeveralModel
+from pylmernn.engines.nme_several_posterior import expected
 from pylmernn.engines.variances import conditional_variance
 from pylmernn.formula.design import Design, RandomTerm, independent_columns
 from pylmernn.mean.varying import VaryingNetwork, select
@@ -31,8 +32,9 @@ FloatArray = NDArray[np.float64]
 
 LEVELS_EACH = 2  # levels for each parameter that varies, from which on all their covariances may be free
 SWEEPS = 3  # over the bars whose covariance matrices are chosen
-ROUGH = 0.01  # tolerance of the criterion that candidates are chosen by, and of the rounds until all settles
-EVALUATIONS = 30  # of one of these rounds
+ROUGH = 0.01  # tolerance of the criterion that candidates are chosen by
+ROUNDS, EVALUATIONS = 20, 20  # until all settles, and of the likelihood in each
+WAIT = 6  # rounds after one that left what is linear
 ENOUGH = 0.5  # of the deviance by a round: more than so much is worth a message
 
 
@@ -177,42 +179,75 @@ def _parts(
 
 
 def settle(model: SeveralModel, control: Control) -> Settled:
-    """Estimate all but theta_bar, and directions of deviations of reduced rank, which stay; the model changes."""
+    """Estimate all but theta_bar, and directions of deviations of reduced rank, which stay; the model changes.
+
+    Effects move to their modes at the variances at hand; there the model is linearised, and variances are those of
+    maximum likelihood, or of EM steps where the modes then would leave what is linear.
+    """
     rows = torch.arange(model.whole.n)
     rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
-    before, change = np.inf, np.inf
-    for _ in range(LAST_ROUNDS):
+    before, change, wait = np.inf, np.inf, 0
+    for _ in range(ROUNDS):
+        model.to_modes(rows)
         at = model.linearise(rows)
-        linear, columns = model.linear_model(at)
-        start = np.concatenate([theta_of(bar, model.sigma2**0.5) for bar in model.bars])
-        found = exact.fit(linear, False, rough, start)
-        model.sigma2, model.beta = found.sigma**2, torch.from_numpy(np.array(found.beta))
-        bases = [bar.factor if bar.reduced else None for bar in model.bars]
-        effects = [
-            in_full(bar, own.levels, b, basis)
-            for bar, own, b, basis in zip(model.bars, columns, found.b, bases, strict=True)
-        ]
-        for bar, basis, Lambda in zip(model.bars, bases, split_theta(linear.random, found.theta), strict=True):
-            factor = torch.from_numpy(found.sigma * (np.diagonal(Lambda).copy() if bar.diagonal else Lambda))
-            bar.factor = factor if basis is None else basis @ factor
-        model.move_bars(at, columns, effects)
-        before, change = found.objective, abs(before - found.objective)
+        deviance = expected(model.linear_model(at)[0], _theta(model)).objective
+        before, change = deviance, abs(before - deviance)
         if change < LAST_CHANGE:
             break
-    numbers = [None if basis is None else basis.numpy() for basis in bases]
-    parts = [
-        dataclasses.replace(part, effects=bar.effects.numpy())
-        for bar, part in zip(model.bars, _parts(model, linear, found, numbers), strict=True)
-    ]
+        wait = max(0, wait - 1)
+        if wait or not _likeliest(model, at, rough):
+            wait = wait or WAIT
+            for _ in range(LAST_STEPS):
+                linear, columns = model.linear_model(at)
+                found = expected(linear, _theta(model))
+                model.maximise(at, found, columns, turning=False)
+                model.beta = torch.from_numpy(np.array(found.beta))
+    linear, columns = model.linear_model(at)
+    found = expected(linear, _theta(model))
+    model.beta, model.sigma2 = torch.from_numpy(np.array(found.beta)), found.sigma**2
+    parts = []
+    for bar, own, b, variances in zip(model.bars, columns, found.b, found.variances, strict=True):
+        factor = bar.factor
+        assert factor is not None
+        bar.effects = in_full(bar, own.levels, b, factor)
+        basis = factor.numpy() if bar.reduced else None
+        inside = np.eye(factor.shape[1]) if bar.reduced else factor.numpy()
+        parts.append(bar_estimates(bar, b, variances, inside, basis))
+    model.recentre()
+    for k, bar in enumerate(model.bars):
+        parts[k] = dataclasses.replace(parts[k], effects=bar.effects.numpy())
     count = len(model.varying)
-    message = f"the deviance still changed by {change:.1f} a round" if change > ENOUGH else ""
     return Settled(
-        sigma=found.sigma,
+        sigma=model.sigma2**0.5,
         varying=tuple(parts[:count]),
         random=tuple(parts[count:]),
         fixed_covariance=None,
         objective=found.objective,
         exact=False,
         converged=True,
-        message=message or ("" if found.convergence.converged else found.convergence.message),
+        message=f"EM stopped while the deviance still changed by {change:.1f} a round" if change > ENOUGH else "",
     )
+
+
+def _theta(model: SeveralModel) -> FloatArray:
+    return np.concatenate([theta_of(bar, model.sigma2**0.5) for bar in model.bars])
+
+
+def _likeliest(model: SeveralModel, at: Linearised, control: Control) -> bool:
+    """Take the variances of maximum likelihood in the linearised model, if the network bears their modes out."""
+    linear, columns = model.linear_model(at)
+    found = exact.fit(linear, False, control, _theta(model))
+    effects = [
+        in_full(bar, own.levels, b, bar.factor) for bar, own, b in zip(model.bars, columns, found.b, strict=True)
+    ]
+    if not model.bears_out(at, torch.from_numpy(np.array(found.beta)), effects):
+        return False
+    for k, (bar, Lambda) in enumerate(zip(model.bars, split_theta(linear.random, found.theta), strict=True)):
+        own = torch.from_numpy(found.sigma * (np.diagonal(Lambda).copy() if bar.diagonal else Lambda))
+        if bar.reduced:
+            assert bar.factor is not None
+            bar.factor, at.columns[k] = bar.factor @ own, at.columns[k] @ own
+        else:
+            bar.factor = own
+    model.sigma2, model.beta = found.sigma**2, torch.from_numpy(np.array(found.beta))
+    return True

@@ -41,12 +41,15 @@ class Expected(NamedTuple):
         Conditional modes.
     variances : list of ndarray, shape (q_k, d_k, d_k)
         Of the modes, beta known.
+    objective : float
+        -2 log-likelihood.
     """
 
     beta: FloatArray
     sigma: float
     b: list[FloatArray]
     variances: list[FloatArray]
+    objective: float
 
 
 def expected(design: Design, theta: FloatArray) -> Expected:
@@ -63,7 +66,7 @@ def by_engine(design: Design, theta: FloatArray) -> Expected:
     problem = Problem(design, False, "cpu")
     found = estimates_at(problem, theta, problem.solution(theta), fixed_convergence(len(theta)), Control())
     variances = [found.sigma**2 * each for each in barvariances.relative_variances(problem, theta)]
-    return Expected(found.beta, found.sigma, list(found.b), variances)
+    return Expected(found.beta, found.sigma, list(found.b), variances, found.objective)
 
 
 def _by_group(random: Sequence[RandomTerm]) -> list[list[int]]:
@@ -92,7 +95,7 @@ def _dense(design: Design, theta: FloatArray, by_group: list[list[int]]) -> Expe
         columns = np.column_stack([design.random[k].columns @ templates[k] for k in own])
         codes = torch.from_numpy(design.random[own[0]].codes.astype(np.int64))
         factors.append(_Factor(torch.from_numpy(root[:, None] * columns), codes, design.random[own[0]].n_levels))
-    u, V = _solve(factors, R)
+    u, V, logdet = _solve(factors, R)
     p = design.p
     AR = [(f.A[:, :, None] * each[f.codes]).sum(1) for f, each in zip(factors, u, strict=True)]  # (n, p + 1)
     rest = R - sum(AR, torch.zeros(()))
@@ -111,11 +114,14 @@ def _dense(design: Design, theta: FloatArray, by_group: list[list[int]]) -> Expe
             b[k] = mode[:, part].numpy() @ L.T
             variances[k] = sigma**2 * (L @ variance[:, part, part].numpy() @ L.T)
             first = part.stop
-    return Expected(beta.numpy(), sigma, b, variances)
+    objective = (
+        design.n * (1.0 + float(np.log(2 * np.pi * pwrss / design.n))) + logdet - 2.0 * float(np.log(root).sum())
+    )
+    return Expected(beta.numpy(), sigma, b, variances, objective)
 
 
-def _solve(factors: list[_Factor], R: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Solutions of ``(A'A + I) u = A'R`` by factor, (q, d, r), and the diagonal blocks of the inverse, (q, d, d)."""
+def _solve(factors: list[_Factor], R: Tensor) -> tuple[list[Tensor], list[Tensor], float]:
+    """By factor solutions of ``(A'A + I) u = A'R`` (q, d, r) and blocks of the inverse (q, d, d); log-determinant."""
     first, *others = factors
     d = first.A.shape[1]
     eye = torch.eye(d, dtype=torch.float64)
@@ -123,7 +129,7 @@ def _solve(factors: list[_Factor], R: Tensor) -> tuple[list[Tensor], list[Tensor
     right = _sums(first, R)
     inverse = torch.cholesky_inverse(lower)
     if not others:
-        return [inverse @ right], [inverse]
+        return [inverse @ right], [inverse], _logdet(lower)
     between = torch.cat([_between(other, first) for other in others])  # (Q, q d)
     Q = len(between)
     half = torch.linalg.solve_triangular(lower, between.reshape(Q, first.q, d).permute(1, 2, 0), upper=False)
@@ -147,7 +153,11 @@ def _solve(factors: list[_Factor], R: Tensor) -> tuple[list[Tensor], list[Tensor
         blocks = whole[part, part].reshape(other.q, width, other.q, width)
         V.append(blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1))
         at = part.stop
-    return u, V
+    return u, V, _logdet(lower) + _logdet(root)
+
+
+def _logdet(lower: Tensor) -> float:
+    return 2.0 * float(lower.diagonal(dim1=-2, dim2=-1).log().sum())
 
 
 def _within(factor: _Factor) -> Tensor:

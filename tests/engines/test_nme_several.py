@@ -146,12 +146,15 @@ def test_effects_against_dense_algebra(monkeypatch):
     b, spread = Psi @ Z.T @ V @ rest, sigma2 * np.diagonal(Psi - Psi @ Z.T @ V @ Z @ Psi)
     np.testing.assert_allclose(found.beta, beta, rtol=1e-8)
     assert found.sigma**2 == pytest.approx(sigma2, rel=1e-10)
+    logdet = -np.linalg.slogdet(V)[1]
+    assert found.objective == pytest.approx(n * (1 + np.log(2 * np.pi * sigma2)) + logdet, rel=1e-10)
     np.testing.assert_allclose(np.concatenate([own.ravel() for own in found.b]), b, atol=1e-10)
     ours = np.concatenate([np.einsum("qdd->qd", own).ravel() for own in found.variances])
     np.testing.assert_allclose(ours, spread, atol=1e-10)
     monkeypatch.setattr(nme_several_posterior, "DENSE", 10)  # too large for dense algebra: the exact engine
     other = expected(design, theta)
     assert by_engine(design, theta).sigma == other.sigma
+    assert other.objective == pytest.approx(found.objective, rel=1e-10)
     for ours, theirs in zip([*found.b, *found.variances], [*other.b, *other.variances], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
@@ -202,9 +205,7 @@ def test_both_levels_do_better_than_one(both_levels):
     data, fit = both_levels
     train, test = (data[(data["test"] == which) & (data["person"] % 10 != 0)] for which in (False, True))
     one = pylmernn.lmernn("y ~ nn(x, hidden=c(6)) + (nn.last | person)", train, seed=1, control=settings(40))
-    other = pylmernn.lmernn("y ~ nn(x, hidden=c(6)) + (nn.last | culture)", train, seed=1, control=settings(40))
     assert error(fit, test) < 0.95 * error(one, test)
-    assert error(fit, test) < 0.6 * error(other, test)
     assert fit.sigma() == pytest.approx(0.4, rel=0.05)
 
 
@@ -242,9 +243,9 @@ def test_new_persons_have_the_network_of_their_culture(both_levels):
     ["(nn.first | culture) + (nn.last | person)", "(nn | culture/person)", "rr(nn | person, d = 2) + (1 | culture)"],
 )
 def test_deeper_layers(bars):
-    data = curves(2, 10, 4)
+    data = curves(2, 8, 3)
     train = data[~data["test"]]
-    fit = pylmernn.lmernn(f"y ~ nn(x, hidden=c(4)) + {bars}", train, seed=1, control=settings(20))
+    fit = pylmernn.lmernn(f"y ~ nn(x, hidden=c(3)) + {bars}", train, seed=1, control=settings(12))
     test = data[data["test"]]
     assert error(fit, test) < 0.5 * error(fit, test, re_form="NA")
     assert not fit.isREML()
