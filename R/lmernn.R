@@ -49,7 +49,8 @@
 #' * `(nn | g)`: every parameter of the network varies by `g`; `(nn.last | g)` and `(nn.first | g)`: those of a layer;
 #'   `(nn["layers.0.weight"] | g)`: one by its name. A network with `net = "tower"` is called `tower`. Their covariance
 #'   matrix is full up to 12 parameters and of reduced rank beyond, `rr(nn | g, d = 4)`; `(nn || g)` takes variances
-#'   only. The fit is of class `varyingModNN`: see [varying].
+#'   only. Several such bars add up, nested or crossed, `(nn.last | culture / person)`, and ordinary bars may stand
+#'   beside them. The fit is of class `varyingModNN`: see [varying].
 #' * `embed(1 | g, dim = 100)`, `embed(lon, lat, dim = 100, hidden = c(100, 100))`: random effects on learned features
 #'   of the levels or of the coordinates, by method `"lmmnn"` beside a network.
 #'

@@ -67,7 +67,8 @@ def lmernn(
         Left of a bar a network stands for its parameters, which then vary by group: ``(nn | g)`` all of them,
         ``(nn.last | g)`` and ``(nn.first | g)`` those of a layer, ``(nn["layers.0.weight"] | g)`` one by its name; a
         network with ``net=tower`` is called ``tower``. Their covariance matrix is full up to 12 parameters and of
-        reduced rank beyond, ``rr(nn | g, d = 4)``; ``(nn || g)`` takes variances only.
+        reduced rank beyond, ``rr(nn | g, d = 4)``; ``(nn || g)`` takes variances only. Several such bars add up, nested
+        or crossed, ``(nn.last | culture/person)``, and ordinary bars may stand beside them.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     REML : bool, default True
