@@ -8,7 +8,6 @@ out (:mod:`pylmernn.engines.sampled_moments`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,41 +17,33 @@ from torch import Tensor
 
 from pylmernn.covariance import split_theta
 from pylmernn.engines import pirls
-from pylmernn.engines.classdensity import ClassDensity, ClassRows
+from pylmernn.engines.classdensity import ClassRows
 from pylmernn.engines.classinformation import ClassInformation, class_information, is_within_reach
 from pylmernn.engines.control import Control
 from pylmernn.engines.effects import Effects, Prior
 from pylmernn.engines.exact import factored_together
 from pylmernn.engines.gibbs import Conditional, NormalEffects, PolyaGammaGibbs, draw_shift
-from pylmernn.engines.likelihood import EffectsDensity, Likelihood
+from pylmernn.engines.likelihood import Likelihood
 from pylmernn.engines.nuts import Nuts
 from pylmernn.engines.randompart import DENSE_ENOUGH
-from pylmernn.engines.sampled_moments import Information, corrected_means, corrected_moments, second_moments
-from pylmernn.engines.sampledsteps import ParameterSteps
+from pylmernn.engines.sampled_moments import Information, second_moments
 from pylmernn.engines.sampling_options import Sampling
+from pylmernn.engines.trajectories import WAIT, Trajectories, many_classes
 from pylmernn.families import Family
 from pylmernn.formula.design import Design, DesignError
 
 FloatArray = NDArray[np.float64]
 
 SMALLEST_START = 1e-2
-CAUTION, WAIT = (
-    0.25,
-    5,
-)  # of steps by the No-U-Turn sampler, whose chains follow more slowly: share, and transitions before
+CAUTION = 0.25  # of steps by the No-U-Turn sampler, whose chains follow more slowly
 WAIT_OF_MANY, STUCK = 10, 0.2  # with many classes: transitions before; an acceptance that is none to follow
 CLASSES_A_SWEEP = 20  # drawn in one transition during training, at random, where there are more
-MANY_CLASSES = 20  # above, the No-U-Turn sampler is the faster one: omega tells far more than rare classes do
-# doublings of a trajectory at most, and with many classes, whose D effects have a step of at most 3 / D^(1/4); how fast
-# that changes with their acceptance, which is near 0 or 1 for single trajectories
-LONG_TRAJECTORY, SHORT_TRAJECTORY, STEP_OF_MANY, GENTLE = 10, 4, 3.0, 0.3
 # share of the running mean of the effects that gives way at each transition; less where it serves to correct moments,
 # for which it should not depend on the draw
 FORGOTTEN, REPLACED = 0.3, 0.08
-LEAST_ACCEPTANCE, TARGET = 1e-3, 0.8  # of the faithful preset, and of the default
 
 
-class SampledPart(ParameterSteps):
+class SampledPart(Trajectories):
     """Chains of all random effects, and the parameters that go with them.
 
     Parameters
@@ -116,7 +107,7 @@ class SampledPart(ParameterSteps):
         self.divergences, self.accept, self.moved = 0, 1.0, 0
         self.adapting = True
         self.by_gibbs = self.sampler == "polya-gamma"
-        self.by_gradients = not self.by_gibbs and n_classes > MANY_CLASSES and sampling.preset != "faithful"
+        self.by_gradients = not self.by_gibbs and many_classes(n_classes) and sampling.preset != "faithful"
         self._gibbs: PolyaGammaGibbs | None = None
         self._nuts: Nuts | None = None
         self._rows: ClassRows | None = None
@@ -232,62 +223,6 @@ class SampledPart(ParameterSteps):
         self._means[c].append(given.mean.mean(dim=0))
         self.scores[c].append((given.residual @ self.X).mean(dim=0))
         self.last[c] = (given.system, given.omega, given.mean)
-
-    def _density(self, prior: Prior) -> EffectsDensity | ClassDensity:
-        """Of the effects at the present offset."""
-        if self.n_classes <= MANY_CLASSES:
-            return EffectsDensity(self.effects, prior, self.likelihood, self.offset)
-        if self._rows is None:
-            self._rows = ClassRows(self.effects, self.y, self.weights, self.n_classes)
-        return ClassDensity(self._rows, prior, self.offset)
-
-    def _trajectory(self, prior: Prior) -> Tensor:
-        """One transition of the No-U-Turn sampler."""
-        density = self._density(prior)
-        x = self.b.reshape(len(self.b), -1)
-        faithful = self.sampling.preset == "faithful"
-        many = self.by_gradients
-        if self._nuts is None:
-            size, depth = self.sampling.step_size, LONG_TRAJECTORY
-            if many:
-                size, depth = STEP_OF_MANY * x.shape[1] ** -0.25, SHORT_TRAJECTORY
-            self._nuts = Nuts(density, size, None, depth, self.generator)
-        nuts = self._nuts
-        nuts.log_density = density
-        if not faithful and (self.adapting or nuts.inverse_mass is None):
-            nuts.inverse_mass = density.inverse_mass(x if self.moved < WAIT else self.mean.reshape(1, -1))
-        moved = nuts.transition(x)
-        self.accept = float(moved.accept.mean())
-        self.divergences += int(moved.divergent.sum())
-        if faithful and self.accept < LEAST_ACCEPTANCE:
-            nuts.step_size /= 2.0
-        elif many and self.adapting:
-            longer = nuts.step_size * math.exp(GENTLE * (self.accept - TARGET))
-            nuts.step_size = min(longer, STEP_OF_MANY * x.shape[1] ** -0.25)
-        elif not faithful and self.adapting:
-            nuts.adapt(moved.accept, TARGET)
-        b = density.unflatten(moved.x)
-        return draw_shift(b, prior, self.generator) if self.n_classes > 1 and not faithful else b
-
-    def _remember(self, prior: Prior) -> None:
-        """What the parameters need of a draw by the No-U-Turn sampler.
-
-        With many classes gradients take most of the noise out of means and moments, see :func:`corrected_moments`.
-        """
-        assert self._nuts is not None
-        self._last_density = density = self._density(prior)
-        gradient = density.unflatten(density(self.b.reshape(len(self.b), -1))[1])
-        spread = torch.zeros_like(self.mean)
-        if self.by_gradients and self._nuts.inverse_mass is not None:
-            spread = self._nuts.inverse_mass.reshape(self.mean.shape)
-        step = spread * gradient
-        moments = corrected_moments(self.effects, self.b, self.mean, step, spread)
-        means, scores = corrected_means(self.b, self.mean, step), density.fixed_score(self.b, self.X)
-        for c in range(self.n_classes):
-            self.moments[c].append([moment[:, :, c] for moment in moments])
-            self._means[c].append(means[:, c])
-            self.scores[c].append(scores[:, c])
-        self.gradients.append(gradient.mean(dim=0))
 
     def _average(self) -> None:
         """A running mean of the effects, which forgets."""
@@ -405,7 +340,7 @@ def sampler_for(family: Family, design: Design, sampling: Sampling) -> str:
         )
     if sampling.sampler != "auto":
         return sampling.sampler
-    if len(design.classes) > MANY_CLASSES:
+    if many_classes(len(design.classes)):
         return "nuts"
     return "polya-gamma" if logistic and whole and sampling.preset != "faithful" else "nuts"
 

@@ -20,7 +20,8 @@ class Sampling:
     ----------
     sampler : {"auto", "polya-gamma", "nuts"}, default "auto"
         "polya-gamma" is a Gibbs sampler for binomial (logit) and multinomial models, which has no step size; "nuts" is
-        the No-U-Turn sampler for every family. "auto" takes the first where it can.
+        the No-U-Turn sampler for every family. "auto" takes the first where it can, but the second for more than 20
+        classes, since Pólya-Gamma variables hold many times what the data tell of a rare class, and follow as slowly.
     chains : int, default 2
         After training; while networks are trained there is one.
     draws : int, optional
@@ -35,7 +36,8 @@ class Sampling:
     burn_in : int, optional
         R: how many of them are thrown away; by default all but one.
     step_size : float, default 0.1
-        epsilon_0 of the No-U-Turn sampler, where it starts; then adapted to an acceptance of 0.8.
+        epsilon_0 of the No-U-Turn sampler, where it starts; then adapted to an acceptance of 0.8. For more than 20
+        classes it starts from the number of effects instead.
     fixed_effects_weight : float, optional
         lambda of their eq. 6: how much the loss without random effects counts in training. 0 by default, which leaves
         the likelihood as it is; 1 for the faithful preset, as in the paper.

@@ -10,7 +10,7 @@ import torch
 from designs import term
 from scipy.special import expit, log_softmax
 
-from pylmernn.engines import pirls, sampledpart
+from pylmernn.engines import pirls, sampledpart, trajectories
 from pylmernn.engines.classdensity import ClassDensity
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import held_out, settle, some_rows
@@ -240,7 +240,7 @@ def test_many_classes_move_by_trajectories_to_where_polya_gamma_variables_take_t
     found = {}
     design = dataclasses.replace(model(C=8), nets=())
     for name, many in (("polya-gamma", 20), ("nuts", 5)):
-        monkeypatch.setattr(sampledpart, "MANY_CLASSES", many)
+        monkeypatch.setattr(trajectories, "MANY_CLASSES", many)
         assert sampler_for(MULTINOMIAL, design, Sampling()) == name
         part = part_of(design, MULTINOMIAL, chains=8)
         means = []
