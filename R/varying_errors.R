@@ -22,13 +22,6 @@ send_whole_fit <- function(object) {
   )
 }
 
-# Several bars have estimates of another shape.
-need_one_bar <- function(object, what) {
-  if (inherits(object, "severalVaryingModNN")) {
-    stop(sprintf("%s is offered for one bar of a network alone: this model has several bars.", what), call. = FALSE)
-  }
-}
-
 # Variances of linear predictors and the noise of a new response: list(variance, noise), NA where a value is missing.
 varying_variances <- function(object, rows, deviations) {
   variance <- rep(NA_real_, length(rows$codes))
@@ -79,7 +72,6 @@ varying_with_errors <- function(object, eta, rows, deviations, type, se.fit, int
 #' @export
 simulate.varyingModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.form = NA, newdata = NULL,
                                   allow.new.levels = FALSE, na.action = stats::na.pass, ...) {
-  need_one_bar(object, "simulate()")
   state <- random_state(seed)
   if (!is.null(seed)) on.exit(assign(".Random.seed", state$before, envir = globalenv()))
   drawn <- without_deviations(re.form) && !use.u
@@ -153,7 +145,6 @@ draw_varying <- function(object, eta, weights) {
 #'   level when inputs are permuted; deviations have been estimated on all rows.
 #' @export
 importance.varyingModNN <- function(x, n_repeats = 5, seed = 0, ...) {
-  need_one_bar(x, "importance()")
   if (!is.numeric(n_repeats) || length(n_repeats) != 1L || is.na(n_repeats) || n_repeats < 1) {
     stop(sprintf("n_repeats is %s: ask for at least one permutation.", deparse1(n_repeats)), call. = FALSE)
   }
@@ -170,7 +161,6 @@ importance.varyingModNN <- function(x, n_repeats = 5, seed = 0, ...) {
 #'   generic one, averaged over the same rows, and `plot()` draws bands of their means.
 #' @export
 partial_dependence.varyingModNN <- function(x, inputs, grid_size = 40, seed = 0, groups = NULL, ...) {
-  need_one_bar(x, "partial_dependence()")
   codes <- if (is.null(groups)) -1L else level_codes(x, groups) - 1L
   sent <- send_whole_fit(x)
   meta <- c(sent$meta, list(inputs = as_array(as.character(inputs)), grid_size = as.integer(grid_size),

@@ -14,10 +14,9 @@
 #' @export
 plot.varyingModNN <- function(x, kind = "residuals", input = NULL, groups = NULL, level = 0.9, ...) {
   if (inherits(kind, "formula")) not_varying("plot() of a formula", "name a kind of picture")
-  one <- !inherits(x, "severalVaryingModNN") && x$networks$outputs == 1L
+  one <- x$networks$outputs == 1L
   kinds <- c(if (!has_classes(x)) c("residuals", "predicted"), "history",
-             if (one) c("curves", "shrinkage", "baseline"),
-             if (!inherits(x, "severalVaryingModNN")) c("variances", "importance", "partial"))
+             if (one) c("curves", "shrinkage", "baseline"), "variances", "importance", "partial")
   if (!isTRUE(kind %in% kinds)) {
     not_varying(sprintf("plot(kind = \"%s\")", format(kind)[1L]), paste("use one of", paste(kinds, collapse = ", ")))
   }
