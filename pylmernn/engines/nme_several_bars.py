@@ -189,6 +189,14 @@ def check_bars(design: Design, selections: Sequence[Selected]) -> None:
                 )
 
 
+def refuse_faithful(design: Design, preset: str) -> None:
+    """Raise DesignError for the preset that knows one bar only."""
+    if preset != "faithful":
+        return
+    label = (*(term.label for term in design.varying), *(term.label for term in design.random))[1]
+    raise DesignError(f"{label}: preset 'faithful' knows one bar only; use 'default'.")
+
+
 @dataclass(frozen=True)
 class BarEstimates:
     """Estimates of one random term.

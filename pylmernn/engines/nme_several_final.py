@@ -23,6 +23,7 @@ from pylmernn.engines.nme_exact import DEPENDENT, Candidate, candidates
 from pylmernn.engines.nme_model import LAST_CHANGE, LAST_STEPS, last_layer
 from pylmernn.engines.nme_several_bars import Bar, BarEstimates, bar_estimates, in_full, theta_of
 from pylmernn.engines.nme_several_model import Linearised, SeveralModel
+from pylmernn.engines.nme_several_modes import bears_out, to_modes
 from pylmernn.engines.nme_several_posterior import expected
 from pylmernn.engines.variances import conditional_variance
 from pylmernn.formula.design import Design, RandomTerm, independent_columns
@@ -188,7 +189,7 @@ def settle(model: SeveralModel, control: Control) -> Settled:
     rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
     before, change, wait = np.inf, np.inf, 0
     for _ in range(ROUNDS):
-        model.to_modes(rows)
+        to_modes(model, rows)
         at = model.linearise(rows)
         deviance = expected(model.linear_model(at)[0], _theta(model)).objective
         before, change = deviance, abs(before - deviance)
@@ -240,7 +241,7 @@ def _likeliest(model: SeveralModel, at: Linearised, control: Control) -> bool:
     effects = [
         in_full(bar, own.levels, b, bar.factor) for bar, own, b in zip(model.bars, columns, found.b, strict=True)
     ]
-    if not model.bears_out(at, torch.from_numpy(np.array(found.beta)), effects):
+    if not bears_out(model, at, torch.from_numpy(np.array(found.beta)), effects):
         return False
     for k, (bar, Lambda) in enumerate(zip(model.bars, split_theta(linear.random, found.theta), strict=True)):
         own = torch.from_numpy(found.sigma * (np.diagonal(Lambda).copy() if bar.diagonal else Lambda))

@@ -37,19 +37,15 @@ from pylmernn.engines.nme_several_bars import (
     check_bars,
     columns_of,
     in_full,
+    refuse_faithful,
     root_of,
     second_moment,
-    spherical,
     theta_of,
 )
 from pylmernn.engines.nme_several_posterior import Expected, expected
-from pylmernn.formula.design import Design, DesignError
+from pylmernn.formula.design import Design
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.varying import Selected, select, union
-
-MODE_STEPS, MODE_HALVINGS = 6, 6  # of Gauss-Newton for modes, and of each of its steps
-BORNE_OUT = 0.02  # of a sum of squares: how much worse than promised effects may fit
-MODE_CHANGE = 1e-3  # of the penalised sum of squares relative to sigma^2, which ends these steps
 
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
@@ -109,7 +105,7 @@ class SeveralModel(VaryingModel):
     """
 
     def __init__(self, design: Design, control: Control) -> None:
-        refuse(design, control)
+        refuse_faithful(design, control.training.preset)
         self.whole = design
         self.cells = cells_of([term.codes for term in design.varying])
         levels = np.arange(len(self.cells.levels)).astype(str)
@@ -302,69 +298,6 @@ class SeveralModel(VaryingModel):
 
     # ---- moves
 
-    def to_modes(self, rows: Tensor) -> None:
-        """Gauss-Newton steps of all effects and beta to the penalised least squares, at variances as they are.
-
-        Steps are shortened until they lower the penalised sum of squares (Lindstrom & Bates, 1990, section 4).
-        """
-        self.project()
-        before = self.penalised(rows, self.beta, [bar.effects for bar in self.bars])
-        for _ in range(MODE_STEPS):
-            at = self.linearise(rows)
-            design, columns = self.linear_model(at)
-            theta = np.concatenate([theta_of(bar, self.sigma2**0.5) for bar in self.bars])
-            found = expected(design, theta)
-            old = [bar.effects for bar in self.bars]
-            new = [
-                in_full(bar, own.levels, b, bar.factor) for bar, own, b in zip(self.bars, columns, found.b, strict=True)
-            ]
-            step, length = torch.from_numpy(np.array(found.beta)) - self.beta, 1.0
-            for _ in range(MODE_HALVINGS):
-                trial = [o + length * (n - o) for o, n in zip(old, new, strict=True)]
-                now = self.penalised(rows, self.beta + length * step, trial)
-                if now < before:
-                    break
-                length /= 2
-            if not now < before:
-                break
-            self.beta = self.beta + length * step
-            for bar, effects in zip(self.bars, trial, strict=True):
-                bar.effects = effects
-                bar.known[:] = True
-            self.refresh()
-            change, before = before - now, now
-            if change < MODE_CHANGE * self.sigma2:
-                break
-
-    def bears_out(self, at: Linearised, beta: Tensor, effects: list[Tensor]) -> bool:
-        """Whether the network with new effects fits the rows about as well as the linearised model promises."""
-        varying = effects[: len(self.varying)]
-        fixed = self.response[at.rows] - self.X[at.rows] @ beta
-        for bar, own in zip(self.ordinary, effects[len(self.varying) :], strict=True):
-            assert bar.columns is not None
-            fixed = fixed - (bar.columns[at.rows] * own[bar.codes[at.rows]]).sum(1)
-        linear = at.f + sum(self.promised(at, varying), torch.zeros(()))
-        weights, actual = self.weights[at.rows], self.values(at.rows, self.of_cells(varying))
-        promised, found = (float((weights * (fixed - f) ** 2).sum()) for f in (linear, actual))
-        return found <= (1.0 + BORNE_OUT) * promised
-
-    def penalised(self, rows: Tensor, beta: Tensor, effects: list[Tensor]) -> float:
-        """The weighted sum of squares and the penalty ``sigma^2 u'u`` of the effects ``L u`` of all bars."""
-        f = self.values(rows, self.of_cells(effects[: len(self.varying)]))
-        rest = self.response[rows] - self.X[rows] @ beta - f
-        penalty = 0.0
-        for bar, own in zip(self.bars, effects, strict=True):
-            rest = rest if bar.columns is None else rest - (bar.columns[rows] * own[bar.codes[rows]]).sum(1)
-            penalty += float((spherical(bar, own) ** 2).sum())
-        return float((self.weights[rows] * rest**2).sum()) + self.sigma2 * penalty
-
-    def project(self) -> None:
-        """Put deviations of reduced rank into the span of their directions."""
-        for bar in self.bars:
-            if bar.reduced and bar.factor is not None:
-                bar.effects = spherical(bar, bar.effects) @ bar.factor.T
-        self.refresh()
-
     def move_bars(self, at: Linearised, columns: list[Columns], effects: list[Tensor]) -> None:
         """New effects of all bars; those of the network shortened where need be, and their means to theta_bar."""
         for bar, own, new in zip(self.bars, columns, effects, strict=True):
@@ -425,7 +358,7 @@ class SeveralModel(VaryingModel):
         for first in range(0, len(at.rows), most):
             part = slice(first, first + most)
             rows = at.rows[part]
-            J = at.derivatives if len(at.some) == len(at.rows) else self.linearised(rows)[1]
+            J = at.derivatives[part] if len(at.some) == len(at.rows) else self.linearised(rows)[1]
             for bar, new, change in zip(self.varying, effects, changes, strict=True):
                 change[part] = (J[:, bar.where] * (new - bar.effects)[bar.codes[rows]]).sum(1)
         return changes
@@ -465,10 +398,3 @@ class SeveralModel(VaryingModel):
             if bar.factor is not None:
                 bar.factor = bar.factor * (own if bar.factor.ndim == 1 else own[:, None])
         self.refresh()
-
-
-def refuse(design: Design, control: Control) -> None:
-    """Raise DesignError for what several bars cannot do."""
-    if control.training.preset == "faithful":
-        label = (*(term.label for term in design.varying), *(term.label for term in design.random))[1]
-        raise DesignError(f"{label}: preset 'faithful' knows one bar only; use 'default'.")
