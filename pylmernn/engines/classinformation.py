@@ -21,8 +21,8 @@ from torch import Tensor
 from pylmernn.engines.effects import Effects, Prior
 from pylmernn.engines.gibbs import NormalEffects, conjugate_gradients
 
-#: Directions times rows times classes up to which all classes are taken together.
-WITHIN_REACH = 200_000_000
+#: Directions times rows times classes up to which all classes are taken together, and over how many draws.
+WITHIN_REACH, OF_DRAWS = 200_000_000, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ class ClassInformation:
     pull: Tensor
 
 
-def is_within_reach(n: int, n_classes: int, p: int, m: int) -> bool:
-    """Whether the information takes a time worth it: one solution a class of every column and variance."""
-    return (p + m) * n_classes * n * n_classes <= WITHIN_REACH
+def draws_within_reach(n: int, n_classes: int, p: int, m: int) -> int:
+    """Over how many draws the information takes a time worth it; 0 for none.
+
+    It takes one solution a class of every column and variance. The more rows there are, the less draws differ.
+    """
+    numbers = (p + m) * n_classes * n * n_classes
+    return 0 if numbers > WITHIN_REACH else max(1, OF_DRAWS // max(numbers, 1))
 
 
 def class_information(

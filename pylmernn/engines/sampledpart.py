@@ -18,7 +18,7 @@ from torch import Tensor
 from pylmernn.covariance import split_theta
 from pylmernn.engines import pirls
 from pylmernn.engines.classdensity import ClassRows
-from pylmernn.engines.classinformation import ClassInformation, class_information, is_within_reach
+from pylmernn.engines.classinformation import ClassInformation, class_information, draws_within_reach
 from pylmernn.engines.control import Control
 from pylmernn.engines.effects import Effects, Prior
 from pylmernn.engines.exact import factored_together
@@ -253,8 +253,10 @@ class SampledPart(Trajectories):
         """
         self.joint = None
         C, p, m = self.n_classes, self.design.p, len(self.columns)
-        if C > 1 and is_within_reach(len(self.y), C, p, m):
-            self.joint = self._joint(draws or [self.b])
+        most = draws_within_reach(len(self.y), C, p, m) if C > 1 else 0
+        if most:
+            chains = torch.cat(list(draws or [self.b]))
+            self.joint = self._joint(chains[:: -(-len(chains) // most)])
             return
         omega = self.likelihood.information(self.effects.eta(self.b) + self.offset)
         if C > 1:
@@ -266,12 +268,12 @@ class SampledPart(Trajectories):
             self.last[c] = (system, weights, self.mean[None, :, c].expand(len(self.b), -1))
             self.informations[c] = self.inform(c)
 
-    def _joint(self, draws: Sequence[Tensor]) -> ClassInformation:
-        """The information of all classes together, averaged over draws."""
+    def _joint(self, draws: Tensor) -> ClassInformation:
+        """The information of all classes together, averaged over draws (R, Q, C)."""
         variances = self._send(np.array([self.covariances[k][:, s, s] for k, s in self.columns]))
         variances = variances.reshape(len(self.columns), self.n_classes)
         found = []
-        for b in (chain for draw in draws for chain in draw):
+        for b in draws:
             p = torch.softmax(self.effects.eta(b[None])[0] + self.offset, dim=1)
             found.append(
                 class_information(
