@@ -52,7 +52,8 @@ MOST = 150  # numbers that vary in a group: its curvature is found one by one
 FIRST_VARIANCE = 0.1  # of each number that varies, at first
 AT_LEAST = 8  # sequences of a mini-batch, or a quarter of all where these are fewer
 EPOCHS, STEPS = (40, 200), 1500  # if not given: so many epochs, for so many steps
-ROUNDS, CHANGE, RELATIVE = 100, 0.05, 1e-4  # of EM at the end, and the change of the deviance that ends it
+SHARED_STEPS = 60  # of a quasi-Newton search
+ROUNDS, CHANGE, CALM = 150, 0.02, 2  # of EM at the end, and the change of the deviance, so often, that ends it
 
 
 @dataclass(frozen=True)
@@ -300,8 +301,11 @@ class SequenceTraining:
         if not self.model.size:
             return
         self.model.eval()
-        found = newton_step(self.model, data, self.posterior.u, self.factor)
-        L = next_factor(found, self.factor, self.model.sizes, self.diagonal)
+        self._update(newton_step(self.model, data, self.posterior.u, self.factor))
+
+    def _update(self, found: GroupPosterior, leap: bool = False) -> None:
+        """The next Sigma, and the mean of the deviations to what all groups share."""
+        L = next_factor(found, self.factor, self.model.sizes, self.diagonal, leap)
         v = found.u @ self.factor.T
         mean = v.mean(0)
         self.model.move(mean)
@@ -320,7 +324,7 @@ class SequenceTraining:
         return float(whole - heads) / self.held
 
     def settle(self) -> tuple[float, str]:
-        """EM on whole sequences, the network as it is.
+        """EM on whole sequences, the network as it is, by leaps where these lower the deviance.
 
         Returns
         -------
@@ -329,18 +333,44 @@ class SequenceTraining:
         message : str
             Empty where EM has converged.
         """
-        before, message = np.inf, "the likelihood was still rising when EM stopped"
-        for _ in range(ROUNDS if self.model.size else 1):
-            self._solve(self.data)
+        self._settle_shared()
+        if not self.model.size:
+            return self._deviance(), ""
+        before, leap, small, message = np.inf, True, 0, ""
+        kept = (self.factor, self.posterior, copy.deepcopy(self.model.state_dict()))
+        for _ in range(ROUNDS):
+            self.posterior = newton_step(self.model, self.data, self.posterior.u, self.factor)
             deviance = self._deviance()
-            if abs(before - deviance) < max(CHANGE, RELATIVE * abs(deviance)):
+            if leap and deviance > before + CHANGE:  # a leap too far
+                self.factor, self.posterior, leap = kept[0], kept[1], False
+                self.model.load_state_dict(kept[2])
+                continue
+            small = small + 1 if before - deviance < CHANGE else 0
+            if small == CALM:
                 break
-            before = deviance
+            before, kept = deviance, (self.factor, self.posterior, copy.deepcopy(self.model.state_dict()))
+            self._update(self.posterior, leap)
+            leap = True
         else:
-            return self._deviance(), message if self.model.size else ""
+            message = "the likelihood was still rising when EM stopped"
         for _ in range(3):  # modes and variances for the last Sigma
             self.posterior = newton_step(self.model, self.data, self.posterior.u, self.factor)
-        return self._deviance(), ""
+        return self._deviance(), message
+
+    def _settle_shared(self) -> None:
+        """Coefficients and shared transitions to their maximum, all else as it is: Adam's steps are slow there."""
+        self.model.eval()
+        parameters = [self.model.beta, self.model.transitions]
+        own = self.model.own(self.v, self.data.groups)
+        optimizer = torch.optim.LBFGS(parameters, max_iter=SHARED_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            value = self.model.deviances(self.data, own).sum() / self.data.lengths.sum()
+            for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+                parameter.grad = gradient
+            return value
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
     def _deviance(self) -> float:
         with torch.no_grad():

@@ -28,6 +28,7 @@ Tensor = torch.Tensor
 
 DIFFERENCE = 1e-4  # of v, for curvatures
 HELD_NUMBERS = 4_000_000  # scores of all copies of the sequences held at a time
+LEAST_KNOWN = 1e-10  # share of a variance that data tell of
 HALVINGS = 6  # of a step that raises the penalised deviance
 
 
@@ -199,16 +200,36 @@ def newton_step(model: SequenceScores, data: Batch, u: Tensor, L: Tensor) -> Gro
     return GroupPosterior(moved, torch.cholesky_inverse(factor), float((moved**2).sum() + logdet))
 
 
-def next_factor(found: GroupPosterior, L: Tensor, sizes: Sequence[int], diagonal: Sequence[bool]) -> Tensor:
-    """L of ``Sigma := mean(v v' + variance)``, a block a term, full or of variances only."""
-    second = (found.u[:, :, None] * found.u[:, None, :] + found.variances).mean(0)
-    Sigma = L @ second @ L.T
+def next_factor(
+    found: GroupPosterior, L: Tensor, sizes: Sequence[int], diagonal: Sequence[bool], leap: bool = False
+) -> Tensor:
+    """L of the next Sigma, a block a term, full or of variances only.
+
+    ``Sigma := mean(v v' + variance)``, the EM step; a ``leap`` is MacKay's (1992) step, ``sum v^2 / sum(1 - V)`` for a
+    variance, V being the posterior variance of u. Both rest at the same Sigma, but EM creeps where a variance is zero.
+    """
+    of_modes = (found.u[:, :, None] * found.u[:, None, :]).mean(0)
     blocks, at = [], 0
     for size, only in zip(sizes, diagonal, strict=True):
-        block = Sigma[at : at + size, at : at + size]
-        blocks.append(torch.diag(factor_of(torch.diagonal(block))) if only else factor_of(block))
+        inside = (slice(at, at + size), slice(at, at + size))
+        own, variance, S = L[inside], found.variances.mean(0)[inside], of_modes[inside]
+        second = _leap(S, variance, only) if leap else S + variance
+        if only:
+            blocks.append(torch.diag(factor_of((torch.diagonal(own) ** 2) * torch.diagonal(second))))
+        else:
+            blocks.append(factor_of(own @ second @ own.T))
         at += size
     return torch.block_diag(*blocks)
+
+
+def _leap(of_modes: Tensor, variance: Tensor, only: bool) -> Tensor:
+    """``M^-1/2 S M^-1/2`` with ``M = I - V``, which is I where ``S + V`` is."""
+    known = torch.eye(len(variance), dtype=variance.dtype) - variance
+    if only:
+        return torch.diag(torch.diagonal(of_modes) / torch.diagonal(known).clamp(min=LEAST_KNOWN))
+    values, vectors = torch.linalg.eigh(known)
+    root = (vectors / values.clamp(min=LEAST_KNOWN).sqrt()) @ vectors.T
+    return root @ of_modes @ root
 
 
 def is_diagonal(covariance: str, size: int, groups: int, label: str) -> bool:

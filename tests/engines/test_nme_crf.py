@@ -1,5 +1,6 @@
 """Sequence models: gradients, curvatures and modes beside brute force."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -10,7 +11,15 @@ from sequence_examples import dyads
 
 from pylmernn.engines import nme_crf
 from pylmernn.engines.control import Control
-from pylmernn.engines.nme_crf_model import curvatures, gradients, is_diagonal, newton_step, next_factor, tails
+from pylmernn.engines.nme_crf_model import (
+    GroupPosterior,
+    curvatures,
+    gradients,
+    is_diagonal,
+    newton_step,
+    next_factor,
+    tails,
+)
 from pylmernn.formula import build
 from pylmernn.formula.sequences import read_sequences
 from pylmernn.training.options import Training
@@ -101,6 +110,40 @@ def test_em_raises_the_likelihood_and_centres_deviations():
     assert (np.diff(deviances[2:]) < 0.05).all()
     assert deviances[-1] < deviances[0]
     np.testing.assert_allclose(fit.v.mean(0), 0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_leaps_rest_where_em_does(only):
+    rng = np.random.default_rng(0)
+    root = 0.3 * rng.normal(size=(3, 4, 4))
+    V = torch.from_numpy(root @ root.transpose(0, 2, 1))
+    V = V * 0.8 / torch.linalg.eigvalsh(V).max()
+    known = torch.eye(4) - V.mean(0)
+    u = torch.cat([torch.linalg.cholesky(6 * known).T, torch.zeros(2, 4).double()])  # mean u u' + V = I
+    found = GroupPosterior(u, torch.cat([V, V]), 0.0)
+    L = torch.diag(torch.from_numpy(rng.uniform(0.5, 2.0, size=4)))
+    for leap in (False, True):
+        after = next_factor(found, L, (4, 0), (only, False), leap)
+        np.testing.assert_allclose(after @ after.T, L @ L.T, atol=1e-10)
+    further = GroupPosterior(2 * u, torch.cat([V, V]), 0.0)
+    steps = [torch.diagonal(next_factor(further, L, (4, 0), (only, False), leap)).norm() for leap in (False, True)]
+    assert steps[1] > steps[0] > torch.diagonal(L).norm()
+
+
+def test_variances_that_are_zero_are_found_to_be():
+    fit = training("(crf | dyad)", dyads(16, 25, sd=0.0, seed=5))
+    for _ in range(15):
+        fit._solve(fit.data)  # what all share
+    before = (fit.factor, fit.posterior, copy.deepcopy(fit.model.state_dict()))
+    deviance, message = fit.settle()
+    spread = fit._spread()
+    fit.factor, fit.posterior = before[:2]
+    fit.model.load_state_dict(before[2])
+    for _ in range(40):  # EM alone creeps
+        fit._solve(fit.data)
+    assert message == ""
+    assert deviance < fit._deviance()
+    assert spread < 0.7 * fit._spread()
 
 
 def test_covariances_need_groups():
