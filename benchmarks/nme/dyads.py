@@ -15,9 +15,9 @@ both      both (0.6; 0.3, 0.4)
 few       as both, with one conversation of 10 to 15 segments for each dyad to train on
 ========  ===========================================================================================
 
-Prints for each model the mean over dyads of the accuracy and Cohen's kappa of the most probable path, the log-likelihood
-of the fresh conversations a segment, how much it exceeds that of the generic CRF with its standard error over dyads,
-and seconds. "specific" is trained for each dyad alone, by Adam with the best epoch by the last fifth of each
+Prints for each model the mean over dyads of the accuracy and Cohen's kappa of the most probable path, the
+log-likelihood of the fresh conversations a segment, how much it exceeds that of the generic CRF with its standard error
+over dyads, and seconds. "specific" is trained for each dyad alone, by Adam with the best epoch by the last fifth of each
 conversation and the best of several weight decays; "truth" knows all parameters.
 """
 
@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 import pylmernn
-from pylmernn.mean.crf import chains, log_likelihood, viterbi
+from pylmernn.mean.crf import Chains, chains, log_likelihood, viterbi
 
 DYADS, INPUTS, FEATURES, HIDDEN = 60, 5, 6, 8
 STATES = np.array(["aggressive", "dysphoric", "other", "positive"])
@@ -77,6 +77,7 @@ class Truth:
     moves: np.ndarray
 
     def scores(self, x: np.ndarray, dyad: int) -> np.ndarray:
+        """Of the states at inputs (T, k), (T, S)."""
         return np.asarray(np.tanh(x @ self.features) @ self.last[dyad] + self.constants[dyad])
 
 
@@ -153,21 +154,20 @@ class Specific(nn.Module):
         zeros = [torch.zeros(DYADS, *shape, dtype=torch.float64) for shape in ((HIDDEN,), (S,), (S, S))]
         self.bias, self.constants, self.moves = (nn.Parameter(each) for each in zeros)
 
-    def batch(self, data: Padded, lengths: torch.Tensor) -> object:
+    def batch(self, data: Padded, lengths: torch.Tensor) -> Chains:
+        """Conversations up to these lengths (B,)."""
         g = data.dyads
         features = torch.nn.functional.silu(data.x @ self.hidden[g] + self.bias[g][:, None])
         return chains(features @ self.last[g] + self.constants[g][:, None], self.moves[g], lengths)
 
     def each(self, data: Padded, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Log-likelihood of each dyad, (G,)."""
-        found = log_likelihood(self.batch(data, data.lengths if lengths is None else lengths), data.states)  # type: ignore[arg-type]
+        found = log_likelihood(self.batch(data, data.lengths if lengths is None else lengths), data.states)
         return torch.zeros(DYADS, dtype=torch.float64).index_add(0, data.dyads, found)
 
 
 def specific(train: Padded, seed: int) -> Specific:
     """Each dyad's best epoch at its best weight decay, by the last fifth of its conversations given the first ones."""
-    scale = train.x.reshape(-1, INPUTS)
-    assert scale.isfinite().all()
     heads = train.lengths - (TAIL * train.lengths).ceil().long()
     best = torch.full((DYADS,), -torch.inf, dtype=torch.float64)
     kept: dict[str, torch.Tensor] = {}
@@ -239,7 +239,7 @@ def of_specific(train: Padded, test: Padded, seed: int) -> Answers:
     model = specific(train, seed)
     seconds = time.process_time() - begun
     with torch.no_grad():
-        best = viterbi(model.batch(test, test.lengths))[0].numpy()  # type: ignore[arg-type]
+        best = viterbi(model.batch(test, test.lengths))[0].numpy()
         found = model.each(test).numpy()
     return answers([best[i, : test.lengths[i]] for i in range(len(best))], found, test, seconds)
 
