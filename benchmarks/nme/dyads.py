@@ -17,8 +17,8 @@ few       as both, with one conversation of 10 to 15 segments for each dyad to t
 
 Prints for each model the mean over dyads of the accuracy and Cohen's kappa of the most probable path, the
 log-likelihood of the fresh conversations a segment, how much it exceeds that of the generic CRF with its standard error
-over dyads, and seconds. "specific" is trained for each dyad alone, by Adam with the best epoch by the last fifth of each
-conversation and the best of several weight decays; "truth" knows all parameters.
+over dyads, and seconds. "specific" is trained for each dyad alone, by Adam with the best epoch by the last fifth of
+each conversation and the best of several weight decays; "truth" knows all parameters.
 """
 
 from __future__ import annotations
