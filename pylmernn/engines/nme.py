@@ -11,7 +11,11 @@ eta, f is linearised in eta at the modes, with derivatives J:
 
 As in method "alternating", deviations come into the training of theta_bar from nothing to all in the first half of the
 epochs, and the best epoch by held-out rows and groups is kept. The variances given theta_bar are estimated on all rows:
-exactly, by the linear mixed model on the features of the last layer, where only that one varies; else by EM. With
+exactly, by the linear mixed model on the features of the last layer, where only that one varies; else by EM.
+
+Up to 20,000 rows (``Training(folds=)``) networks of ``nn()`` with hidden layers are cross-fitted instead where the
+last layer varies, :mod:`pylmernn.engines.nme_crossfit`, and where all of them vary that fit competes with the one
+above, :mod:`pylmernn.engines.nme_deep`. Not so with diagonal covariances, other layers, or several bars. With
 ``Training(preset="faithful")`` the paper's own objective and annealing: :mod:`pylmernn.engines.nme_faithful`.
 """
 
