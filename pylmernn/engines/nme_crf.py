@@ -30,6 +30,7 @@ from pylmernn.engines.nme_crf_model import (
     GroupPosterior,
     SequenceScores,
     is_diagonal,
+    maximise_shared,
     newton_step,
     next_factor,
     tails,
@@ -52,7 +53,6 @@ MOST = 150  # numbers that vary in a group: its curvature is found one by one
 FIRST_VARIANCE = 0.1  # of each number that varies, at first
 AT_LEAST = 8  # sequences of a mini-batch, or a quarter of all where these are fewer
 EPOCHS, STEPS = (40, 200), 1500  # if not given: so many epochs, for so many steps
-SHARED_STEPS = 60  # of a quasi-Newton search
 ROUNDS, CHANGE, CALM = 150, 0.02, 2  # of EM at the end, and the change of the deviance, so often, that ends it
 
 
@@ -333,7 +333,8 @@ class SequenceTraining:
         message : str
             Empty where EM has converged.
         """
-        self._settle_shared()
+        self.model.eval()
+        maximise_shared(self.model, self.data, self.model.own(self.v, self.data.groups))
         if not self.model.size:
             return self._deviance(), ""
         before, leap, small, message = np.inf, True, 0, ""
@@ -356,21 +357,6 @@ class SequenceTraining:
         for _ in range(3):  # modes and variances for the last Sigma
             self.posterior = newton_step(self.model, self.data, self.posterior.u, self.factor)
         return self._deviance(), message
-
-    def _settle_shared(self) -> None:
-        """Coefficients and shared transitions to their maximum, all else as it is: Adam's steps are slow there."""
-        self.model.eval()
-        parameters = [self.model.beta, self.model.transitions]
-        own = self.model.own(self.v, self.data.groups)
-        optimizer = torch.optim.LBFGS(parameters, max_iter=SHARED_STEPS, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            value = self.model.deviances(self.data, own).sum() / self.data.lengths.sum()
-            for parameter, gradient in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
-                parameter.grad = gradient
-            return value
-
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
     def _deviance(self) -> float:
         with torch.no_grad():
