@@ -138,22 +138,30 @@ def chosen(
     """A candidate for each bar of the network, by the least ``objective + 2 * n_variances``, and the fit.
 
     One bar after the other, the others as they are, from the candidates with the fewest parameters on; then only those
-    beside the ones taken are tried again.
+    beside the ones taken are tried again. With crossed factors the first one that is worse ends it.
     """
     taken = [each[0] for each in offered]
-    rough = control if max(map(len, offered)) == 1 else dataclasses.replace(control, tolerance=ROUGH)
+    rough = control
+    if max(map(len, offered)) > 1:
+        rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
 
     def fit(these: list[Candidate]) -> tuple[float, Estimates]:
         found = exact.fit(with_candidates(linear, these), REML, rough)
         return found.objective + 2 * sum(each.n_variances for each in these), found
 
+    levels = np.unique(np.stack([term.codes for term in linear.random]), axis=1).shape[1]
+    crossed = levels > max(term.n_levels for term in linear.random)
     least, best = fit(taken)
     for sweep in range(SWEEPS):
         before = list(taken)
         for k, each in enumerate(offered):
+            worse = 0
             for candidate in [c for c in each if c is not taken[k] and (sweep == 0 or _near(each, c, taken[k]))]:
+                if crossed and worse:  # each fit takes long there
+                    break
                 trial = [*taken[:k], candidate, *taken[k + 1 :]]
                 criterion, found = fit(trial)
+                worse = 0 if criterion < least else worse + 1
                 if criterion < least:
                     taken, least, best = trial, criterion, found
         if len(taken) == 1 or all(a is b for a, b in zip(before, taken, strict=True)):
