@@ -37,7 +37,8 @@ def ours(task: Task, seed: int, random: str = "", **options: Any) -> Outcome:
 
 def lmmnn(task: Task, seed: int, random: str = "") -> Outcome:
     """The paper's mini-batch likelihood, as its authors train it."""
-    from pylmernn import Control, Training
+    from pylmernn.engines.control import Control
+    from pylmernn.training.options import Training
 
     return ours(task, seed, random, method="lmmnn", control=Control(training=Training(preset="faithful")))
 
