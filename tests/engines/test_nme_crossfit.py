@@ -19,6 +19,12 @@ from pylmernn.training.options import Training
 LAST, ALL = "y ~ nn(x, z, hidden=c(6, 4)) + (nn.last | g)", "y ~ nn(x, z, hidden=c(6, 4)) + (nn | g)"
 
 
+@pytest.fixture(autouse=True)
+def _short(request, monkeypatch):
+    if request.node.name != "test_one_network_learns_functions":
+        monkeypatch.setattr(nme_distil, "STEPS", 300)
+
+
 def curves(seed, groups=30, per_group=6, apart=0.5):
     """Waves of other heights by group, which differ by a factor z, too."""
     rng = np.random.default_rng(seed)
