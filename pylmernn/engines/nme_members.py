@@ -56,7 +56,7 @@ class StackedNets:
                 codes = x[:, :, k + i].long()
                 parts.append(own[f"embeddings.{i}.weight"][members, codes] * (codes > 0)[:, :, None])
             x = torch.cat(parts, dim=2)
-        for j, layer in enumerate(self.make.mlp.layers[:-1]):
+        for j, layer in enumerate(list(self.make.mlp.layers)[:-1]):
             name = f"mlp.layers.{j}"
             if isinstance(layer, torch.nn.Linear):
                 x = torch.baddbmm(own[f"{name}.bias"][:, None], x, own[f"{name}.weight"].transpose(1, 2))
