@@ -339,13 +339,15 @@ def test_importing_is_light():
     code = "import sys, pylmernn; print([m for m in ('torch', 'matplotlib', 'rpy2', 'pandas') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-    fitted = (
-        "import sys, pylmernn; data = pylmernn.datasets.load('Dyestuff');"
-        "pylmernn.lmernn('Yield ~ 1 + (1 | Batch)', data).summary();"
-        "print([m for m in ('torch', 'matplotlib', 'rpy2', 'polars') if m in sys.modules])"
+    fits = (
+        "data = pylmernn.datasets.load('Dyestuff'); pylmernn.lmernn('Yield ~ 1 + (1 | Batch)', data).summary();",
+        "data = pylmernn.datasets.load('cbpp');"
+        "pylmernn.glmernn('cbind(incidence, size - incidence) ~ 1 + (1 | herd)', data, family='binomial').summary();",
     )
-    out = subprocess.run([sys.executable, "-c", fitted], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    for fitted in fits:
+        code = f"import sys, pylmernn; {fitted} print([m for m in ('torch', 'matplotlib', 'rpy2') if m in sys.modules])"
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert out.stdout.strip() == "[]"
 
 
 def test_input_is_not_changed(sleep):
