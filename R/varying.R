@@ -12,10 +12,10 @@
 #' them.
 #'
 #' A network may vary by several factors, nested or crossed, and ordinary bars may stand beside those of the network:
-#' `y ~ nn(x) + (nn.last | culture / person)`, `y ~ nn(x) + (nn.last | person) + (1 | school)`. Deviations add up, so that
-#' a new person of a known culture has the culture's network. Then `ranef()` has a table for each factor, `coef()` too,
-#' `VarCorr()` all terms, `re.form` may be a formula of bars, and `update_random_effects()` learns new levels alone: known
-#' ones stay as they are. Such models are for [lmernn()].
+#' `y ~ nn(x) + (nn.last | culture / person)`, `y ~ nn(x) + (nn.last | person) + (1 | school)`. Deviations add up, so
+#' that a new person of a known culture has the culture's network. Then `ranef()` has a table for each factor,
+#' `coef()` too, `VarCorr()` all terms, `re.form` may be a formula of bars, and `update_random_effects()` learns new
+#' levels alone: known ones stay as they are. Such models are for [lmernn()].
 #'
 #' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
 #' multinomial model has one output for each class, and all classes' parameters vary together.
