@@ -98,7 +98,6 @@ def read_several(meta: Mapping[str, Any], read: Reader) -> SeveralEstimates:
         selected=selected,
         varying=varying,
         random=tuple(bars[len(varying) :]),
-        constant_twice=False,
         fitted=networks.fitted,
         objective=np.nan,
         exact=False,

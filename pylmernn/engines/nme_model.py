@@ -378,6 +378,13 @@ def last_layer(module: TabularNet) -> torch.nn.Linear:
     return found
 
 
+def constant_twice(module: torch.nn.Module, selected: Selected, X: FloatArray) -> bool:
+    """Whether the bias of the last layer varies and X has a constant too: one parameter then stands in two places."""
+    if not isinstance(module, TabularNet) or constant_column(X) is None:
+        return False
+    return f"mlp.layers.{len(module.mlp.layers) - 1}.bias" in selected.names
+
+
 def constant_column(X: FloatArray) -> int | None:
     """The first column of X that is constant and not zero."""
     found = [j for j in range(X.shape[1]) if np.ptp(X[:, j]) == 0 and X[0, j] != 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,13 +13,16 @@ from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.mean.networks import build
 from pylmernn.mean.varying import VaryingNetwork
 
+if TYPE_CHECKING:
+    from pylmernn.engines.nme_several import SeveralEstimates
+
 FloatArray = NDArray[np.float64]
 
 STEPS = 10  # of Gauss-Newton, halved where a step overshoots
 ENOUGH = 1e-6  # of the largest deviation's change, relative
 
 
-def network_of(estimates: VaryingEstimates) -> VaryingNetwork:
+def network_of(estimates: VaryingEstimates | SeveralEstimates) -> VaryingNetwork:
     """The network at theta_bar, in evaluation mode."""
     module = build(estimates.networks.specs[0], estimates.networks.members[0][0])
     module.eval()

@@ -47,8 +47,6 @@ class SeveralEstimates:
         All parameters that vary by any factor.
     varying, random : tuple of BarEstimates
         In the order of ``Design.varying`` and ``Design.random``.
-    constant_twice : bool
-        Whether the bias of the last layer varies and stands for the intercept too.
     fitted : ndarray, shape (n,)
         Random effects included.
     objective : float
@@ -67,7 +65,6 @@ class SeveralEstimates:
     selected: Selected
     varying: tuple[BarEstimates, ...]
     random: tuple[BarEstimates, ...]
-    constant_twice: bool
     fitted: FloatArray
     objective: float
     exact: bool
@@ -125,7 +122,6 @@ def fit(
         selected=model.selected,
         varying=found.varying,
         random=found.random,
-        constant_twice=model.has_absorbed_bias,
         fitted=model.mean() + model.ordinary_part().numpy() + offset,
         objective=found.objective,
         exact=found.exact,

@@ -26,7 +26,6 @@ from pylmernn.engines.nme_model import (
     PRIOR_SHARE,
     State,
     VaryingModel,
-    constant_column,
 )
 from pylmernn.engines.nme_posterior import Groups, Posterior, posterior
 from pylmernn.engines.nme_reduced import reduced_factor
@@ -364,14 +363,6 @@ class SeveralModel(VaryingModel):
         return changes
 
     # ---- what is kept
-
-    @property
-    def has_absorbed_bias(self) -> bool:
-        """Whether the intercept stands for the bias of the last layer, which varies."""
-        module = self.network.module
-        if not isinstance(module, TabularNet) or constant_column(self.whole.X) is None:
-            return False
-        return f"mlp.layers.{len(module.mlp.layers) - 1}.bias" in self.selected.names
 
     def state(self) -> SeveralState:
         """A copy of all that changes."""

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
+from pylmernn.engines.nme_predict import network_of
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import BarEstimates, cells_of
 from pylmernn.engines.nme_several_posterior import expected
 from pylmernn.formula.design import Design, RandomTerm
-from pylmernn.mean.networks import build
 from pylmernn.mean.varying import VaryingNetwork
 
 FloatArray = NDArray[np.float64]
@@ -22,13 +22,6 @@ Codes = NDArray[np.int32]
 
 STEPS = 10  # of Gauss-Newton, halved where one overshoots
 ENOUGH = 1e-6  # of the largest effect's change, relative
-
-
-def network_of(estimates: SeveralEstimates) -> VaryingNetwork:
-    """The network at theta_bar, in evaluation mode."""
-    module = build(estimates.networks.specs[0], estimates.networks.members[0][0])
-    module.eval()
-    return VaryingNetwork(module, estimates.selected)
 
 
 def deviations(

@@ -68,7 +68,7 @@ def _put_several(parts: Parts, e: SeveralEstimates) -> dict[str, Any]:
             for name in BAR:
                 parts.put(f"estimates.{kind}.{k}.{name}", getattr(bar, name))
     return {
-        **{name: getattr(e, name) for name in ("method", "REML", "exact", "constant_twice")},
+        **{name: getattr(e, name) for name in ("method", "REML", "exact")},
         "selected": dataclasses.asdict(e.selected),
         "convergence": {
             name: getattr(e.convergence, name) for name in ("converged", "n_evaluations", "message", "seconds")
@@ -87,7 +87,7 @@ def _get_several(parts: Parts, meta: dict[str, Any], networks: Any) -> SeveralEs
         for kind, count in zip(("varying", "random"), meta["bars"], strict=True)
     )
     return SeveralEstimates(
-        **{name: meta[name] for name in ("method", "REML", "exact", "constant_twice")},
+        **{name: meta[name] for name in ("method", "REML", "exact")},
         beta=parts.arrays["estimates.beta"],
         fixed_covariance=parts.arrays.get("estimates.fixed_covariance"),
         sigma=sigma,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.engines.nme import VaryingEstimates
-from pylmernn.engines.nme_predict import averaged, network_of, new_effects, values
+from pylmernn.engines.nme_predict import averaged, new_effects, values
 from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef
@@ -18,6 +18,7 @@ from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying_answers import NOTHING as NOTHING
 from pylmernn.fit.varying_answers import VaryingAnswers, is_generic
 from pylmernn.fit.varying_intervals import error_frame, fit_rows, group_rows, with_more
+from pylmernn.fit.varying_linear import LinearVaryingVerbs
 from pylmernn.fit.varying_text import summary_text
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas
@@ -42,7 +43,7 @@ class Deviations(Ranef):
         return out
 
 
-class VaryingFit(VaryingAnswers):
+class VaryingFit(LinearVaryingVerbs, VaryingAnswers):
     """A fitted ``y = offset + X beta + f(x; theta_bar + eta_i) + e`` with ``eta_i ~ N(0, Sigma)`` in group i.
 
     Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``.
@@ -60,12 +61,6 @@ class VaryingFit(VaryingAnswers):
         self.design, self.estimates, self.frame, self.call = design, estimates, frame, call
 
     # ---- estimates
-
-    def fixef(self) -> pd.Series:
-        """Fixed effects, then theta_bar of what varies: the network of a person of whom nothing is known."""
-        own = network_of(self.estimates).vector().double().numpy()
-        names = [*self.design.fixed_names, *self.estimates.selected.labels]
-        return pd.Series(np.concatenate([self.estimates.beta, own]), index=names)
 
     def ranef(self, condVar: bool = False) -> Deviations:
         """Deviations eta_i of each group, a dict from grouping factor to a table of levels by parameters.
@@ -116,44 +111,12 @@ class VaryingFit(VaryingAnswers):
             terms.append(TermCovariance(f"{group}.{layer}", labels, block, correlated=own.ndim == 2))
         return VarCorr(terms, self.estimates.sigma)
 
-    def sigma(self) -> float:
-        """Residual standard deviation."""
-        return self.estimates.sigma
-
-    def vcov(self) -> pd.DataFrame:
-        """Covariance of the fixed effects, given the network.
-
-        Raises
-        ------
-        DesignError
-            Where more than the last layer varies.
-        """
-        if self.estimates.fixed_covariance is None:
-            raise DesignError("standard errors of the fixed effects are known only where the last layer alone varies.")
-        names = list(self.design.fixed_names)
-        return pd.DataFrame(self.estimates.fixed_covariance, index=names, columns=names)
-
     def logLik(self) -> LogLik:
         """Log-likelihood (the REML one after REML) given the layers below what varies; else of the linearised model."""
-        df = self.design.p + self.estimates.selected.size + self.estimates.n_variances + 1
+        df = self._n_means + self.estimates.n_variances + 1
         return LogLik(-0.5 * self.estimates.objective, df, self.design.n)
 
-    def isREML(self) -> bool:
-        """Whether the variances are those of REML."""
-        return self.estimates.REML
-
     # ---- values
-
-    def fitted(self) -> pd.Series:
-        """Fitted values, deviations included."""
-        return self._series(self.estimates.fitted)
-
-    def residuals(self) -> pd.Series:
-        """Response less fitted values."""
-        return self._series(self.design.y - self.estimates.fitted)
-
-    def _series(self, numbers: FloatArray) -> pd.Series:
-        return pd.Series(numbers, index=self._names)
 
     def predict(
         self,
@@ -238,11 +201,6 @@ class VaryingFit(VaryingAnswers):
             return pd.Series(found, index=rows.row_names)
         some = group_rows(rows, codes, self.design.weights if newdata is None else None)
         return error_frame(self._errors, found, some, not generic, interval, level, pd.Index(rows.row_names))
-
-    @property
-    def _names(self) -> Any:
-        names = self.frame.row_names
-        return pd.RangeIndex(self.design.n) if names is None else names
 
     def _codes(self, rows: NewRows, allow_new_levels: bool) -> IntArray:
         term = self.design.varying[0]

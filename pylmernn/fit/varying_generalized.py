@@ -75,7 +75,7 @@ class GeneralizedVaryingFit(VaryingFit):
         e = self.estimates
         assert e.family is not None
         dispersion = 0 if self._several else len(np.atleast_1d(e.family.unconstrained(e.phi)))
-        df = e.beta.size + e.selected.size + e.n_variances + dispersion
+        df = self._n_means + e.n_variances + dispersion
         return LogLik(-0.5 * e.objective, df, self.design.n)
 
     # ---- values

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import BarEstimates
-from pylmernn.engines.nme_several_predict import Fresh, averaged, network_of, new_effects, values
+from pylmernn.engines.nme_several_predict import Fresh, averaged, new_effects, values
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.predict import term_part
 from pylmernn.fit.ranef import Ranef, coefficients
 from pylmernn.fit.reform import selection
 from pylmernn.fit.varcorr import TermCovariance, VarCorr, unique_names
+from pylmernn.fit.varying_linear import LinearVaryingVerbs
 from pylmernn.fit.varying_several_text import summary_text
-from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula import ModelFrame
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows, NewTerm, RandomTerm
@@ -57,7 +57,7 @@ class Effects(Ranef):
         return out
 
 
-class SeveralFit(VaryingVerbs):
+class SeveralFit(LinearVaryingVerbs):
     """A fitted ``y = offset + X beta + f(x; theta_bar + sum_t eta^t) + Z b + e``.
 
     Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | culture/person)"`` or
@@ -94,12 +94,6 @@ class SeveralFit(VaryingVerbs):
     def ngrps(self) -> dict[str, int]:
         """Levels of each grouping factor."""
         return {bar.term.group: bar.term.n_levels for bar in self._bars}
-
-    def fixef(self) -> pd.Series:
-        """Fixed effects, then theta_bar of what varies: the network of a level of which nothing is known."""
-        own = network_of(self.estimates).vector().double().numpy()
-        names = [*self.design.fixed_names, *self.estimates.selected.labels]
-        return pd.Series(np.concatenate([self.estimates.beta, own]), index=names)
 
     def ranef(self, condVar: bool = False) -> Effects:
         """Random effects of all bars, a dict from grouping factor to a table of levels by parameters and columns.
@@ -148,49 +142,15 @@ class SeveralFit(VaryingVerbs):
                 terms.append(TermCovariance(f"{name}.{layer}", labels, whole[np.ix_(at, at)], free))
         return VarCorr(terms, self.estimates.sigma)
 
-    def sigma(self) -> float:
-        """Residual standard deviation."""
-        return self.estimates.sigma
-
-    def vcov(self) -> pd.DataFrame:
-        """Covariance of the fixed effects, given the network.
-
-        Raises
-        ------
-        DesignError
-            Where more than the last layer varies.
-        """
-        if self.estimates.fixed_covariance is None:
-            raise DesignError("standard errors of the fixed effects are known only where the last layer alone varies.")
-        names = list(self.design.fixed_names)
-        return pd.DataFrame(self.estimates.fixed_covariance, index=names, columns=names)
-
     def logLik(self) -> LogLik:
         """Log-likelihood (the REML one after REML) given the layers below what varies; else of the linearised model.
 
         Parameters counted are fixed effects, theta_bar of what varies, those of the covariance matrices, and sigma.
         """
-        e = self.estimates
-        df = self.design.p + e.selected.size - e.constant_twice + e.n_variances + 1
-        return LogLik(-0.5 * e.objective, df, self.design.n)
-
-    def isREML(self) -> bool:
-        """Whether the variances are those of REML."""
-        return self.estimates.REML
+        df = self._n_means + self.estimates.n_variances + 1
+        return LogLik(-0.5 * self.estimates.objective, df, self.design.n)
 
     # ---- values
-
-    def fitted(self) -> pd.Series:
-        """Fitted values, random effects included."""
-        return self._series(self.estimates.fitted)
-
-    def residuals(self) -> pd.Series:
-        """Response less fitted values."""
-        return self._series(self.design.y - self.estimates.fitted)
-
-    def _series(self, numbers: FloatArray) -> pd.Series:
-        names = self.frame.row_names
-        return pd.Series(numbers, index=pd.RangeIndex(self.design.n) if names is None else names)
 
     def predict(
         self,

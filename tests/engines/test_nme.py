@@ -70,6 +70,7 @@ def test_a_linear_network_is_the_linear_mixed_model(data, y, x, REML):
     )
     assert fit.sigma() == pytest.approx(linear.sigma(), rel=1e-4)
     assert fit.estimates.objective == pytest.approx(linear.estimates.objective, abs=1e-4)
+    assert fit.logLik().df == linear.logLik().df
     np.testing.assert_allclose(fit.fitted(), linear.fitted(), rtol=1e-4)
     ours, theirs = (each.ranef(condVar=True).condsd()["Subject"].to_numpy() for each in (fit, linear))
     np.testing.assert_allclose(ours[:, order], theirs, rtol=1e-3)
@@ -141,6 +142,7 @@ def test_prior_weights():
     fit = pylmernn.lmernn(formula, data, weights="w", REML=False, control=settings(2))
     linear = pylmernn.lmernn("distance ~ age + (age | Subject)", data, weights="w", REML=False)
     assert fit.estimates.objective == pytest.approx(linear.estimates.objective, abs=1e-4)
+    assert fit.logLik().df == linear.logLik().df
 
 
 def test_the_same_seed_gives_the_same_fit():

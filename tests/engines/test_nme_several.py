@@ -220,7 +220,7 @@ def test_curves_vary_as_they_do_in_truth(both_levels):
 
 
 def _features(fit, rows):
-    from pylmernn.engines.nme_several_predict import network_of
+    from pylmernn.engines.nme_predict import network_of
 
     network = network_of(fit.estimates)
     prepared = network.module.prepare(rows[["x"]].to_numpy())

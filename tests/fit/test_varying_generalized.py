@@ -60,7 +60,7 @@ def test_likelihood_of_a_linear_predictor(counts, data):
     np.testing.assert_allclose(np.log(mean), counts.predict(), rtol=1e-10)
     np.testing.assert_allclose(counts.residuals(), data.n - mean)
     np.testing.assert_allclose(counts.predict(data, type="response"), mean, rtol=1e-4)
-    assert counts.logLik().df == 1 + 3 + 6
+    assert counts.logLik().df == 1 + 3 + 6 - 1  # the bias of the last layer is the intercept
     with pytest.raises(DesignError, match="has no classes"):
         counts.predict_proba()
     with pytest.raises(DesignError, match="leave it out"):

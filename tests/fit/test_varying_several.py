@@ -6,7 +6,7 @@ import pytest
 
 import pylmernn
 from pylmernn.engines.control import Control
-from pylmernn.engines.nme_several_predict import network_of
+from pylmernn.engines.nme_predict import network_of
 from pylmernn.formula.design import DesignError
 from pylmernn.training.options import Training
 

@@ -31,7 +31,7 @@ test_that("means, residuals and averages are those of the family", {
   expect_equal(unname(residuals(fit, "pearson")), unname((d$count - fitted(fit)) / sqrt(fitted(fit))))
   expect_equal(residuals(fit)^2, fit$family$dev.resids(d$count, fitted(fit), 1), ignore_attr = TRUE)
   expect_false("Residual" %in% as.data.frame(VarCorr(fit))$grp)
-  expect_equal(attr(logLik(fit), "df"), 2 + 3 + 6)
+  expect_equal(attr(logLik(fit), "df"), 2 + 3 + 6 - 1) # the bias is the intercept
   expect_error(predict(fit, unknown), "levels that the fit has not seen: new")
   means <- predict(fit, unknown, allow.new.levels = TRUE, type = "response", average = 200)
   generic <- predict(fit, unknown, re.form = NA, type = "response")
