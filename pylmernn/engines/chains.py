@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 FloatArray = NDArray[np.float64]
 
@@ -164,6 +163,8 @@ def split(x: ArrayLike) -> FloatArray:
 
 def normal_scores(x: FloatArray) -> FloatArray:
     """Normal quantiles of the ranks over all chains and draws (chains, draws, ...), ties at their mean rank."""
+    from scipy.stats import rankdata  # slow to load
+
     flat = x.reshape(x.shape[0] * x.shape[1], -1)
     ranks = rankdata(flat, axis=0)
     return np.asarray(ndtri((ranks - 0.375) / (len(flat) + 0.25))).reshape(x.shape)

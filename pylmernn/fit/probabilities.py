@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp, ndtr, ndtri
-from scipy.stats import qmc
 
 from pylmernn.families.links import Link
 from pylmernn.formula.design import DesignError, FloatArray, NewRows
@@ -125,6 +124,8 @@ def marginal_softmax(eta: FloatArray, variance: FloatArray, seed: int = 0) -> Fl
     eta, variance : ndarray, shape (m, C)
     seed : int, default 0
     """
+    from scipy.stats import qmc  # slow to load
+
     if eta.shape[1] == 2:
         second = normal_mean(expit, eta[:, 1] - eta[:, 0], variance.sum(axis=1))
         return np.column_stack([1.0 - second, second])

@@ -345,7 +345,8 @@ def test_importing_is_light():
         "pylmernn.glmernn('cbind(incidence, size - incidence) ~ 1 + (1 | herd)', data, family='binomial').summary();",
     )
     for fitted in fits:
-        code = f"import sys, pylmernn; {fitted} print([m for m in ('torch', 'matplotlib', 'rpy2') if m in sys.modules])"
+        heavy = ("torch", "matplotlib", "rpy2", "polars", "scipy.stats")
+        code = f"import sys, pylmernn; {fitted} print([m for m in {heavy} if m in sys.modules])"
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert out.stdout.strip() == "[]"
 
