@@ -172,7 +172,7 @@ def glmernn(
         family=chosen.name,
     )
     check_design(design, chosen)
-    method = method_for(design, chosen, method)
+    method = method_for(design, chosen, method, (control or Control()).dense_limit)
     report_design(design)
     try:
         with progress_bar(progress, method, "glmernn") as callback:

@@ -40,7 +40,7 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
     control = read_control(settings, meta.get("device", "auto"), meta.get("seed"), generalized=True)
     terms, design = read_design({**meta, "generalized": True}, read)
     check_design(design, family)
-    method = method_for(design, family, meta.get("method", "auto"))
+    method = method_for(design, family, meta.get("method", "auto"), control.dense_limit)
     try:
         with progress_bar(bool(meta.get("progress")), method, "glmernn") as callback:
             estimates = GENERALIZED_METHODS[method](design, family, nAGQ, control, callback)

@@ -22,8 +22,8 @@ settings: dict[str, Any] = {}
 
 
 def ours(task: ClassTask, seed: int) -> Outcome:
-    """The method that would be chosen: "alternating" for two classes, "mcem" for more."""
-    return mcem(task, seed) if task.outputs > 1 else alternating(task, seed)
+    """The method that is chosen where none is given."""
+    return neural(task, seed, "auto")
 
 
 def alternating(task: ClassTask, seed: int) -> Outcome:

@@ -41,26 +41,28 @@ GENERALIZED_METHODS: dict[str, Callable[..., Any]] = {
 NETWORK_METHODS = ("alternating", "lmmnn", "mcem", "nme")
 
 
-def choose_method(design: Design, family: Family) -> str:
+def choose_method(design: Design, family: Family, dense_limit: int = Control.dense_limit) -> str:
     """What ``method="auto"`` means.
 
-    "nme" where a network varies by group; "mcem" for several classes, and with networks beside factors that are too
-    large to be factored together again and again or have few binary rows a level; else "alternating" with networks and
-    "pirls" without.
+    "nme" where a network varies by group; "mcem" for several classes, for factors that are too large to be factored
+    together (with networks: again and again), and with networks beside factors that have few binary rows a level; else
+    "alternating" with networks and "pirls" without.
     """
     if design.varying:
         return "nme"
     if family.name == "multinomial":
         return "mcem"
     if not design.nets:
-        return "pirls"
+        return "pirls" if factored_together(design, dense_limit) <= dense_limit else "mcem"
     if laplace_is_biased(design, family) or factored_together(design, DENSE_ENOUGH) > DENSE_ENOUGH:
         return "mcem"
     return "alternating"
 
 
-def method_for(design: Design, family: Family, method: str) -> str:
+def method_for(design: Design, family: Family, method: str, dense_limit: int = Control.dense_limit) -> str:
     """The method asked for, or the one that suits.
+
+    ``dense_limit`` is the largest number of random effects that may be factored together; see :class:`Control`.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def method_for(design: Design, family: Family, method: str) -> str:
     if method not in ("auto", *GENERALIZED_METHODS):
         raise DesignError(f"method is '{method}': use one of auto, {', '.join(GENERALIZED_METHODS)}.")
     if method == "auto":
-        return choose_method(design, family)
+        return choose_method(design, family, dense_limit)
     if design.varying and method != "nme":
         raise DesignError(f"{design.varying[0].label}: only method 'nme' lets a network vary by group, not '{method}'.")
     if method == "nme" and not design.varying:
@@ -81,4 +83,11 @@ def method_for(design: Design, family: Family, method: str) -> str:
         raise DesignError(f"method '{method}' fits no networks: use method='alternating', or take nn() out.")
     if not design.nets and method in ("alternating", "lmmnn"):
         raise DesignError(f"method '{method}' is for networks: add a term such as nn(x1, x2), or use method='auto'.")
+    if method in ("pirls", "alternating"):
+        together = factored_together(design, dense_limit)
+        if together > dense_limit:
+            raise DesignError(
+                f"method '{method}' would factor {together:,} random effects of crossed factors together, and "
+                f"dense_limit is {dense_limit:,}: use method='mcem'."
+            )
     return method

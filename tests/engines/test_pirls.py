@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from pylmernn.covariance import split_theta, theta_sizes
 from pylmernn.engines import pirls, pirls_system
 from pylmernn.engines.control import Control
+from pylmernn.engines.generalized_methods import method_for
 from pylmernn.engines.pirls_problem import GeneralizedProblem
 from pylmernn.families import read_family
 from pylmernn.fit.getme import random_matrix
@@ -228,3 +229,12 @@ def test_too_many_levels_for_a_dense_factor():
 def test_quadrature_is_for_one_factor():
     with pytest.raises(DesignError, match="one grouping factor"):
         GeneralizedProblem(*generalized_design("crossed", "binomial"), 5)
+
+
+def test_large_crossed_factors_are_not_factored_together():
+    design, family = generalized_design("crossed", "poisson")
+    together = min(term.n_levels for term in design.random)
+    assert method_for(design, family, "auto", together) == "pirls"
+    assert method_for(design, family, "auto", together - 1) == "mcem"
+    with pytest.raises(DesignError, match=f"factor {together} random effects .*use method='mcem'"):
+        method_for(design, family, "pirls", together - 1)
