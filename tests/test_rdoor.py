@@ -385,14 +385,13 @@ def varying_design():
 def test_a_network_that_varies_is_the_engine_s():
     header, arrays = fit_varying()
     direct = nme.fit(varying_design(), control=Control(training=Training(epochs=3, seed=1), seed=1))
-    assert (header["method"], header["REML"], header["objective"]) == ("nme", True, direct.objective)
+    assert (header["method"], header["REML"]) == ("nme", True)
+    assert header["objective"] == pytest.approx(direct.objective, rel=1e-9)
     assert header["labels"] == list(direct.selected.labels)
     assert header["text"][1] == "Formula: y ~ x + nn(x) + (nn.last | g)"
-    np.testing.assert_array_equal(arrays["beta"], direct.beta)
-    np.testing.assert_array_equal(arrays["effects"].reshape(Q, -1), direct.effects)
-    np.testing.assert_array_equal(arrays["factor"].reshape(header["shape"]), direct.factor)
-    np.testing.assert_array_equal(arrays["variances"].reshape(direct.variances.shape), direct.variances)
-    np.testing.assert_array_equal(arrays["fixed_covariance"].reshape(2, 2), direct.fixed_covariance)
+    for name in ("beta", "effects", "factor", "variances", "fixed_covariance"):  # last digits depend on where memory lies
+        expected = getattr(direct, name)
+        np.testing.assert_allclose(arrays[name].reshape(expected.shape), expected, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def test_values_of_a_network_that_varies_are_those_of_the_groups():
