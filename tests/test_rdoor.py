@@ -383,15 +383,15 @@ def varying_design():
 
 
 def test_a_network_that_varies_is_the_engine_s():
-    header, arrays = fit_varying()
-    direct = nme.fit(varying_design(), control=Control(training=Training(epochs=3, seed=1), seed=1))
+    header, arrays = fit_varying(control={"epochs": 3, "folds": 0})
+    direct = nme.fit(varying_design(), control=Control(training=Training(epochs=3, seed=1, folds=0), seed=1))
     assert (header["method"], header["REML"]) == ("nme", True)
-    assert header["objective"] == pytest.approx(direct.objective, rel=1e-9)
+    assert header["objective"] == pytest.approx(direct.objective, rel=1e-9)  # last digits depend on where memory lies
     assert header["labels"] == list(direct.selected.labels)
     assert header["text"][1] == "Formula: y ~ x + nn(x) + (nn.last | g)"
-    for name in ("beta", "effects", "factor", "variances", "fixed_covariance"):  # last digits depend on where memory lies
+    for name in ("beta", "effects", "factor", "variances", "fixed_covariance"):
         expected = getattr(direct, name)
-        np.testing.assert_allclose(arrays[name].reshape(expected.shape), expected, rtol=1e-6, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(arrays[name].reshape(expected.shape), expected, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def test_values_of_a_network_that_varies_are_those_of_the_groups():

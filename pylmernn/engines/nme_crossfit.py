@@ -150,11 +150,11 @@ def solved_again(members: Members, found: Functions, rank: int, given: Estimates
         solution = estimates_at_fixed(learnt, given.theta, given.sigma, given.REML, control)
         beta = np.zeros(X.shape[1])
         beta[kept] = solution.beta
-        means.append(torch.from_numpy(beta[p:]))
+        means.append(torch.tensor(beta[p:]))
         held = np.flatnonzero(members.held.member == k)
         (term,) = wider.random
         deviations = np.einsum("nr,nr->n", term.columns[held], solution.b[0][term.codes[held]])
-        errors = torch.from_numpy(wider.y[held] - wider.X[held] @ solution.beta - deviations)
+        errors = torch.tensor(wider.y[held] - wider.X[held] @ solution.beta - deviations)
         members.settled_squares[held] = members.model.weights[held] * errors**2
     return dataclasses.replace(found, mean=torch.stack(means))
 
@@ -172,7 +172,7 @@ def finish(members: Members, REML: bool, control: Control) -> Given:
     rank, estimates = chosen(model, *out_of_fold(members, found), REML, control)
     found = solved_again(members, found, rank, estimates, control)
     rank, estimates = chosen(model, *out_of_fold(members, found), REML, control)
-    factor = torch.from_numpy(estimates.sigma * structure("us").Lambda(estimates.theta, max(1, rank)))
+    factor = torch.tensor(estimates.sigma * structure("us").Lambda(estimates.theta, max(1, rank)))
     wanted = Functions(found.mean, found.principal[:, :, :rank] @ factor[:rank, :rank])  # for scores that are N(0, I)
     start = {name: value[0] for name, value in members.nets.state().items()}
     weights = distil(model, start, lambda prepared: combined(members, wanted, prepared)).numpy()
@@ -208,9 +208,9 @@ def one_network(
     linear = linear_design(model, H @ mean, H @ along.T)
     theta = structure("us").on_diagonal(len(along)) / variances.sigma
     found = estimates_at_fixed(linear, theta, variances.sigma, variances.REML, control)
-    model.beta = torch.from_numpy(found.beta.copy())
+    model.beta = torch.tensor(found.beta)
     effects = found.b[0] @ along
-    model.eta = torch.from_numpy(effects.copy())
+    model.eta = torch.tensor(effects)
     spread = along.T @ conditional_variance(linear, found)[0] @ along
     return Given(
         sigma=variances.sigma,

@@ -78,7 +78,7 @@ def given_trunk(model: VaryingModel, REML: bool, control: Control) -> Given:
     linear = dataclasses.replace(linear, random=(best.term,))
     beta = np.zeros(X.shape[1])
     beta[kept] = found.beta
-    model.beta = torch.from_numpy(beta[: design.p].copy())
+    model.beta = torch.tensor(beta[: design.p])
     layer = last_layer(model.network.module)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(beta[design.p : -1])[None])
@@ -87,7 +87,7 @@ def given_trunk(model: VaryingModel, REML: bool, control: Control) -> Given:
     effects = found.b[0] @ basis.T
     factor = basis @ (found.sigma * structure(best.term.covariance).Lambda(found.theta, width))
     variances = basis @ conditional_variance(linear, found)[0] @ basis.T
-    model.eta = torch.from_numpy(effects.copy())
+    model.eta = torch.tensor(effects)
     inside = [j for j in range(len(kept)) if kept[j] < design.p]
     return Given(
         sigma=found.sigma,

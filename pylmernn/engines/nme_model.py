@@ -115,9 +115,10 @@ class VaryingModel:
         self.network = VaryingNetwork(module, self.selected)
         self.prepared = module.prepare(net.inputs)
         self.codes = torch.from_numpy(term.codes.astype(np.int64))
-        self.y = torch.from_numpy(np.array(response(design)))
-        self.X = torch.from_numpy(np.ascontiguousarray(design.X))
-        self.weights = torch.ones(design.n).double() if design.weights is None else torch.from_numpy(design.weights)
+        # copies by torch: sums by its library depend on where in memory an array begins
+        self.y = torch.tensor(response(design))
+        self.X = torch.tensor(np.ascontiguousarray(design.X))
+        self.weights = torch.ones(design.n).double() if design.weights is None else torch.tensor(design.weights)
         self.scale = float(self.y.std(correction=0))
         self.beta = self.X.new_zeros(design.p)
         self.eta = self.X.new_zeros(term.n_levels, self.selected.size)

@@ -77,7 +77,7 @@ class TabularNet(nn.Module):
     def prepare(self, inputs: FloatArray) -> torch.Tensor:
         """Standardised numbers, then level codes counted from 1; (m, k) in float32."""
         numbers = (inputs[:, self.numeric] - self.centre[self.numeric]) / self.scale[self.numeric]
-        return torch.from_numpy(np.concatenate([numbers, inputs[:, self.factors] + 1], axis=1).astype(np.float32))
+        return torch.tensor(np.concatenate([numbers, inputs[:, self.factors] + 1], axis=1), dtype=torch.float32)
 
     def forward(self, prepared: torch.Tensor) -> torch.Tensor:
         """Values (m,), or (m, outputs) where there are several, of prepared inputs (m, k)."""
