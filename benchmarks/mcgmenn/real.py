@@ -58,10 +58,12 @@ def run(name: str, options: argparse.Namespace) -> pd.DataFrame:
         data = data.sample(min(options.rows, len(data)), random_state=0).reset_index(drop=True)
     rows = []
     for fold, (train, test) in enumerate(folds(np.arange(len(data)))):
-        if fold == options.folds:
+        if fold < options.first:
+            continue
+        if fold == options.first + options.folds:
             break
         task = chosen.task(data, train, test)
-        if fold == 0:
+        if fold == options.first:
             print(f"\n{name}: {described(task, len(data))}", flush=True)
         for method in options.methods:
             try:
@@ -126,6 +128,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=os.environ.get("PYLMERNN_DATA"), help="folder of the files")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(COMPARED), help=",".join(METHODS))
     parser.add_argument("--folds", type=int, default=5, help="how many of the five folds")
+    parser.add_argument("--first", type=int, default=0, help="the fold to begin with")
     parser.add_argument("--rows", type=int, help="a random sample of the rows, for a trial")
     parser.add_argument("--recipe", choices=("ours", "paper"), default="ours", help="how baseline networks are trained")
     parser.add_argument("--epochs", type=int, default=0, help="of all networks, for a trial")
