@@ -18,14 +18,10 @@ from pylmernn.fit.varcorr import TermCovariance, VarCorr
 from pylmernn.fit.varying_answers import NOTHING as NOTHING
 from pylmernn.fit.varying_answers import VaryingAnswers, is_generic
 from pylmernn.fit.varying_intervals import error_frame, fit_rows, group_rows, with_more
-from pylmernn.fit.varying_linear import LinearVaryingVerbs
+from pylmernn.fit.varying_linear import LinearVaryingVerbs, new_levels_error
 from pylmernn.fit.varying_text import summary_text
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray, NewRows
-from pylmernn.formula.evaluate import Evaluator
-from pylmernn.formula.response import read_response, response_numbers
-from pylmernn.formula.transforms import FUNCTIONS
 
 
 class Deviations(Ranef):
@@ -206,12 +202,7 @@ class VaryingFit(LinearVaryingVerbs, VaryingAnswers):
         term = self.design.varying[0]
         codes = self._places(rows.varying[0])
         if (codes < 0).any() and not allow_new_levels:
-            names = list(dict.fromkeys(str(name) for name in rows.varying[0][codes < 0]))
-            shown = ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
-            raise DesignError(
-                f"new levels in the grouping factor '{term.group}': {shown}; set allow_new_levels=True for the generic "
-                "network, or learn from rows of theirs with update_ranef()."
-            )
+            raise new_levels_error(term.group, rows.varying[0][codes < 0], "for the generic network")
         return codes
 
     def update_ranef(self, newdata: Any) -> VaryingFit:
@@ -235,12 +226,7 @@ class VaryingFit(LinearVaryingVerbs, VaryingAnswers):
         DesignError
             For missing columns, missing values, or an infinite response.
         """
-        rows = self.frame.new_data(newdata, self.design, varying=True, na_action="fail")
-        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
-        y, _ = response_numbers(read_response(env, self.frame.formula, None), self.design.response, None)
-        if not np.isfinite(y).all():
-            raise DesignError(f"the response '{self.design.response}' has missing or infinite values in the new rows.")
-        return self._with_rows(rows, y)
+        return self._with_rows(*self._learnt_rows(newdata))
 
     def _with_rows(self, rows: NewRows, y: FloatArray) -> VaryingFit:
         term, estimates = self.design.varying[0], self.estimates

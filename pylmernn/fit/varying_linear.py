@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,31 @@ import pandas as pd
 from pylmernn.engines.nme_model import constant_twice
 from pylmernn.engines.nme_predict import network_of
 from pylmernn.fit.varying_verbs import VaryingVerbs
-from pylmernn.formula.design import DesignError, FloatArray
+from pylmernn.formula.data import as_pandas
+from pylmernn.formula.design import DesignError, FloatArray, NewRows
+from pylmernn.formula.evaluate import Evaluator
+from pylmernn.formula.response import read_response, response_numbers
+from pylmernn.formula.transforms import FUNCTIONS
+
+
+def new_levels_error(group: str, names: Iterable[Any], instead: str) -> DesignError:
+    """The error for levels that the fit has not seen, where they are not allowed.
+
+    Parameters
+    ----------
+    group : str
+        The grouping factor.
+    names : iterable
+        The levels, in any order and number of times.
+    instead : str
+        What ``allow_new_levels=True`` does, as in "for the generic network".
+    """
+    every = list(dict.fromkeys(str(name) for name in names))
+    shown = ", ".join(f"'{name}'" for name in every[:5]) + (", ..." if len(every) > 5 else "")
+    return DesignError(
+        f"new levels in the grouping factor '{group}': {shown}; set allow_new_levels=True {instead}, or learn from "
+        "rows of theirs with update_ranef()."
+    )
 
 
 class LinearVaryingVerbs(VaryingVerbs):
@@ -59,11 +84,17 @@ class LinearVaryingVerbs(VaryingVerbs):
         outputs = e.beta.shape[1] if e.beta.ndim == 2 else 1
         return int(e.beta.size + e.selected.size - outputs * twice)
 
-    @property
-    def _names(self) -> Any:
-        """Of the rows."""
-        names = self.frame.row_names
-        return pd.RangeIndex(self.design.n) if names is None else names
+    def _learnt_rows(self, newdata: Any) -> tuple[NewRows, FloatArray]:
+        """New rows to learn from, with their responses (m,).
 
-    def _series(self, numbers: FloatArray) -> pd.Series:
-        return pd.Series(numbers, index=self._names)
+        Raises
+        ------
+        DesignError
+            For missing columns or values, or an infinite response.
+        """
+        rows = self.frame.new_data(newdata, self.design, varying=True, na_action="fail")
+        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
+        y, _ = response_numbers(read_response(env, self.frame.formula, None), self.design.response, None)
+        if not np.isfinite(y).all():
+            raise DesignError(f"the response '{self.design.response}' has missing or infinite values in the new rows.")
+        return rows, y

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pylmernn.fit.networks import history_frame, plot_history
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.design import Design
+from pylmernn.formula.design import Design, FloatArray
 
 if TYPE_CHECKING:
     from pylmernn.fit.varying import VaryingFit
@@ -68,3 +68,12 @@ class VaryingVerbs:
         from pylmernn.fit import save
 
         save.save(cast("VaryingFit", self), path)
+
+    @property
+    def _names(self) -> Any:
+        """Of the rows."""
+        names = self.frame.row_names
+        return pd.RangeIndex(self.design.n) if names is None else names
+
+    def _series(self, numbers: FloatArray) -> pd.Series:
+        return pd.Series(numbers, index=self._names)
