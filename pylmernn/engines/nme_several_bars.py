@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
+from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.formula.design import Design, DesignError, RandomTerm
 from pylmernn.formula.varying import VaryingTerm
 from pylmernn.mean.varying import Selected
@@ -157,6 +158,49 @@ def columns_of(bar: Bar, rows: Tensor, columns: Tensor) -> Columns:
         bar.term.group, codes.reshape(-1).astype(np.int32), levels, own, names, kind, label=bar.term.label
     )
     return Columns(made, levels)
+
+
+class Linearised(NamedTuple):
+    """The model linearised at the deviations, on m rows.
+
+    Attributes
+    ----------
+    rows : Tensor of int, shape (m,)
+    f : Tensor, shape (m,)
+        Values of the network.
+    own : list of Tensor, shape (m,)
+        What the deviations of each bar of the network add to f by the derivatives.
+    columns : list of Tensor, shape (m, d_k)
+        Of each bar: derivatives (times U_k for reduced rank), or its own columns.
+    some : Tensor of int
+        Places among the rows whose derivatives were kept.
+    derivatives : Tensor, shape (len(some), D)
+    """
+
+    rows: Tensor
+    f: Tensor
+    own: list[Tensor]
+    columns: list[Tensor]
+    some: Tensor
+    derivatives: Tensor
+
+
+def first_factor(
+    bar: Bar, codes: Tensor, columns: Tensor, share: float, weighted: Tensor, rest: Tensor, noise: float
+) -> Tensor:
+    """First L of a bar with columns (m, d) at rows of levels (m,), which then stands for a variance of ``share``.
+
+    All parameters are alike; directions of reduced rank are those of the modes for weighted columns (m, d) and a rest
+    (m,) with this variance of its noise.
+    """
+    size = float((columns**2).sum(1).mean()) or 1.0
+    ones = columns.new_full((bar.width,), (share / size) ** 0.5)
+    if not bar.reduced:
+        return ones if bar.diagonal else torch.diag(ones)
+    groups = Groups(codes.numpy().astype(np.int32), bar.term.n_levels, bar.width)
+    effects = posterior(weighted, rest, ones, noise, groups).effects
+    _, values, vectors = torch.linalg.svd(effects, full_matrices=False)
+    return vectors[: bar.rank].T * values[: bar.rank] / groups.present**0.5
 
 
 def theta_of(bar: Bar, sigma: float) -> FloatArray:

@@ -7,7 +7,7 @@ exactly, by maximum likelihood or REML. Else the model is linearised at the mode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,10 +21,9 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.nme_exact import DEPENDENT, Candidate, candidates
 from pylmernn.engines.nme_model import LAST_CHANGE, LAST_STEPS, last_layer
-from pylmernn.engines.nme_several_bars import Bar, BarEstimates, bar_estimates, in_full, theta_of
-from pylmernn.engines.nme_several_model import Linearised, SeveralModel
+from pylmernn.engines.nme_several_bars import Bar, BarEstimates, Linearised, bar_estimates
+from pylmernn.engines.nme_several_model import SeveralModel
 from pylmernn.engines.nme_several_modes import bears_out, to_modes
-from pylmernn.engines.nme_several_posterior import expected
 from pylmernn.engines.variances import conditional_variance
 from pylmernn.formula.design import Design, RandomTerm, independent_columns
 from pylmernn.mean.varying import VaryingNetwork, select
@@ -53,6 +52,28 @@ class Settled:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Known:
+    """The mixed model given the layers below.
+
+    Attributes
+    ----------
+    linear : Design
+        With the columns of X and of the last layer's features that no others make up.
+    kept : list of int
+        Which ones these are.
+    width : int
+        Of X and all parameters of the last layer.
+    offered : list of list of Candidate
+        For each bar of the network.
+    """
+
+    linear: Design
+    kept: list[int]
+    width: int
+    offered: list[list[Candidate]]
+
+
 def given_trunk(model: SeveralModel, REML: bool, control: Control) -> Settled:
     """Solve for beta, the last layer, all effects and all variances; the model changes accordingly.
 
@@ -63,6 +84,18 @@ def given_trunk(model: SeveralModel, REML: bool, control: Control) -> Settled:
     REML : bool
     control : Control
     """
+    known = known_model(model)
+
+    def fit(linear: Design, settings: Control, theta: FloatArray | None) -> Estimates:
+        return exact.fit(linear, REML, settings, theta)
+
+    best, found = chosen(known.linear, known.offered, fit, control)
+    linear = with_candidates(known.linear, best)
+    return put_back(model, known, best, found, conditional_variance(linear, found))
+
+
+def known_model(model: SeveralModel, constant: bool = True) -> Known:
+    """The model given the layers below; without ``constant`` the bias of the last layer has no column in X."""
     design, module = model.whole, model.network.module
     whole = select(module, "last", design.varying[0].label)
     module.eval()
@@ -70,39 +103,49 @@ def given_trunk(model: SeveralModel, REML: bool, control: Control) -> Settled:
         model.prepared, torch.zeros(1, whole.size), torch.zeros(design.n, dtype=torch.int64)
     )
     columns = features.double().numpy()
-    X = np.column_stack([design.X, columns])
+    X = np.column_stack([design.X, columns if constant else columns[:, :-1]])
     kept = independent_columns(X, DEPENDENT)
     inside = np.array(whole.places(model.selected))
     terms = [_term(bar, columns, inside, model) for bar in model.varying]
-    linear = Design(
-        y=design.y,
+    linear = dataclasses.replace(
+        design,
         X=X[:, kept],
         fixed_names=tuple([*design.fixed_names, *whole.labels][j] for j in kept),
         random=(*terms, *design.random),
-        weights=design.weights,
-        offset=design.offset,
-        response=design.response,
+        nets=(),
+        varying=(),
     )
     hidden = len(module.mlp.layers) > 1
     offered = [_offered(bar, term, hidden) for bar, term in zip(model.varying, terms, strict=True)]
-    best, found = chosen(linear, offered, REML, control)
-    linear = with_candidates(linear, best)
-    beta = np.zeros(X.shape[1])
-    beta[kept] = found.beta
-    model.beta = torch.from_numpy(beta[: design.p].copy())
-    layer = last_layer(module)
+    return Known(linear, list(kept), design.p + whole.size, offered)
+
+
+def put_back(
+    model: SeveralModel, known: Known, best: list[Candidate], found: Estimates, variances: Sequence[FloatArray]
+) -> Settled:
+    """Estimates of the mixed model with these candidates as those of the network, which takes them up."""
+    p, linear = model.whole.p, with_candidates(known.linear, best)
+    beta = np.zeros(known.width)
+    beta[known.kept] = found.beta
+    model.beta = torch.from_numpy(beta[:p].copy())
+    layer = last_layer(cast("Any", model.network.module))
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(beta[design.p : -1])[None])
+        layer.weight.copy_(torch.from_numpy(beta[p:-1])[None])
         layer.bias.copy_(torch.from_numpy(beta[-1:]))
-    parts = _parts(model, linear, found, [*(each.basis for each in best), *[None] * len(model.ordinary)])
+    bases = [*(each.basis for each in best), *[None] * len(model.ordinary)]
+    templates = split_theta(linear.random, found.theta)
+    parts = tuple(
+        bar_estimates(bar, b, variance, found.sigma * Lambda, basis)
+        for bar, b, variance, Lambda, basis in zip(model.bars, found.b, variances, templates, bases, strict=True)
+    )
     for bar, part in zip(model.bars, parts, strict=True):
         bar.effects = torch.from_numpy(part.effects.copy())
     model.refresh()
-    linear_only = [j for j in range(len(kept)) if kept[j] < design.p]
+    linear_only = [j for j in range(len(known.kept)) if known.kept[j] < p]
     return Settled(
         sigma=found.sigma,
-        varying=parts[: len(terms)],
-        random=parts[len(terms) :],
+        varying=parts[: len(best)],
+        random=parts[len(best) :],
         fixed_covariance=found.sigma**2 * found.unscaled_vcov[np.ix_(linear_only, linear_only)],
         objective=found.objective,
         exact=True,
@@ -133,9 +176,12 @@ def with_candidates(linear: Design, taken: list[Candidate]) -> Design:
 
 
 def chosen(
-    linear: Design, offered: list[list[Candidate]], REML: bool, control: Control
-) -> tuple[list[Candidate], Estimates]:
-    """A candidate for each bar of the network, by the least ``objective + 2 * n_variances``, and the fit.
+    linear: Design,
+    offered: list[list[Candidate]],
+    fit: Callable[[Design, Control, FloatArray | None], Any],
+    control: Control,
+) -> tuple[list[Candidate], Any]:
+    """A candidate for each bar of the network, by the least ``objective + 2 * n_variances``, and what ``fit`` finds.
 
     One bar after the other, the others as they are, from the candidates with the fewest parameters on; then only those
     beside the ones taken are tried again. With crossed factors the first one that is worse ends it.
@@ -145,13 +191,13 @@ def chosen(
     if max(map(len, offered)) > 1:
         rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
 
-    def fit(these: list[Candidate]) -> tuple[float, Estimates]:
-        found = exact.fit(with_candidates(linear, these), REML, rough)
+    def tried(these: list[Candidate]) -> tuple[float, Any]:
+        found = fit(with_candidates(linear, these), rough, None)
         return found.objective + 2 * sum(each.n_variances for each in these), found
 
     levels = np.unique(np.stack([term.codes for term in linear.random]), axis=1).shape[1]
     crossed = levels > max(term.n_levels for term in linear.random)
-    least, best = fit(taken)
+    least, best = tried(taken)
     for sweep in range(SWEEPS):
         before = list(taken)
         for k, each in enumerate(offered):
@@ -160,13 +206,13 @@ def chosen(
                 if crossed and worse:  # each fit takes long there
                     break
                 trial = [*taken[:k], candidate, *taken[k + 1 :]]
-                criterion, found = fit(trial)
+                criterion, found = tried(trial)
                 worse = 0 if criterion < least else worse + 1
                 if criterion < least:
                     taken, least, best = trial, criterion, found
         if len(taken) == 1 or all(a is b for a, b in zip(before, taken, strict=True)):
             break
-    return taken, best if rough is control else exact.fit(with_candidates(linear, taken), REML, control, best.theta)
+    return taken, best if rough is control else fit(with_candidates(linear, taken), control, best.theta)
 
 
 def _near(offered: list[Candidate], a: Candidate, b: Candidate) -> bool:
@@ -175,23 +221,23 @@ def _near(offered: list[Candidate], a: Candidate, b: Candidate) -> bool:
     return abs(places[id(a)] - places[id(b)]) == 1
 
 
-def _parts(
-    model: SeveralModel, linear: Design, found: Estimates, bases: Sequence[FloatArray | None]
-) -> tuple[BarEstimates, ...]:
-    """Estimates of all bars from those of the linear mixed model."""
-    variances = conditional_variance(linear, found)
-    templates = split_theta(linear.random, found.theta)
-    return tuple(
-        bar_estimates(bar, b, variance, found.sigma * Lambda, basis)
-        for bar, b, variance, Lambda, basis in zip(model.bars, found.b, variances, templates, bases, strict=True)
-    )
-
-
-def settle(model: SeveralModel, control: Control) -> Settled:
+def settle(
+    model: SeveralModel,
+    control: Control,
+    likeliest: Callable[[SeveralModel, Linearised, Control], bool] | None = None,
+) -> Settled:
     """Estimate all but theta_bar, and directions of deviations of reduced rank, which stay; the model changes.
 
     Effects move to their modes at the variances at hand; there the model is linearised, and variances are those of
     maximum likelihood, or of EM steps where the modes then would leave what is linear.
+
+    Parameters
+    ----------
+    model : SeveralModel
+    control : Control
+    likeliest : callable, optional
+        Takes the variances of maximum likelihood in the linearised model and says whether they hold; by default those
+        of the linear mixed model.
     """
     rows = torch.arange(model.whole.n)
     rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
@@ -199,26 +245,29 @@ def settle(model: SeveralModel, control: Control) -> Settled:
     for _ in range(ROUNDS):
         to_modes(model, rows)
         at = model.linearise(rows)
-        deviance = expected(model.linear_model(at)[0], _theta(model)).objective
+        deviance = model.deviance_at(at, model.expected(model.linear_model(at)[0]))
         before, change = deviance, abs(before - deviance)
         if change < LAST_CHANGE:
             break
         wait = max(0, wait - 1)
-        if wait or not _likeliest(model, at, rough):
+        if wait or not (likeliest or _likeliest)(model, at, rough):
             wait = wait or WAIT
             for _ in range(LAST_STEPS):
                 linear, columns = model.linear_model(at)
-                found = expected(linear, _theta(model))
-                model.maximise(at, found, columns, turning=False)
+                found = model.expected(linear)
+                model.maximise(at, linear, found, columns, turning=False)
                 model.beta = torch.from_numpy(np.array(found.beta))
     linear, columns = model.linear_model(at)
-    found = expected(linear, _theta(model))
+    found = model.expected(linear)
+    objective = model.deviance_at(at, found)
     model.beta, model.sigma2 = torch.from_numpy(np.array(found.beta)), found.sigma**2
     parts = []
-    for bar, own, b, variances in zip(model.bars, columns, found.b, found.variances, strict=True):
+    for bar, effects, b, variances in zip(
+        model.bars, model.new_effects(columns, found), found.b, found.variances, strict=True
+    ):
         factor = bar.factor
         assert factor is not None
-        bar.effects = in_full(bar, own.levels, b, factor)
+        bar.effects = effects
         basis = factor.numpy() if bar.reduced else None
         inside = np.eye(factor.shape[1]) if bar.reduced else factor.numpy()
         parts.append(bar_estimates(bar, b, variances, inside, basis))
@@ -231,26 +280,26 @@ def settle(model: SeveralModel, control: Control) -> Settled:
         varying=tuple(parts[:count]),
         random=tuple(parts[count:]),
         fixed_covariance=None,
-        objective=found.objective,
+        objective=objective,
         exact=False,
         converged=True,
         message=f"EM stopped while the deviance still changed by {change:.1f} a round" if change > ENOUGH else "",
     )
 
 
-def _theta(model: SeveralModel) -> FloatArray:
-    return np.concatenate([theta_of(bar, model.sigma2**0.5) for bar in model.bars])
-
-
 def _likeliest(model: SeveralModel, at: Linearised, control: Control) -> bool:
     """Take the variances of maximum likelihood in the linearised model, if the network bears their modes out."""
     linear, columns = model.linear_model(at)
-    found = exact.fit(linear, False, control, _theta(model))
-    effects = [
-        in_full(bar, own.levels, b, bar.factor) for bar, own, b in zip(model.bars, columns, found.b, strict=True)
-    ]
-    if not bears_out(model, at, torch.from_numpy(np.array(found.beta)), effects):
+    found = exact.fit(linear, False, control, model.theta())
+    if not bears_out(model, at, torch.from_numpy(np.array(found.beta)), model.new_effects(columns, found)):
         return False
+    take_factors(model, at, linear, found)
+    model.sigma2, model.beta = found.sigma**2, torch.from_numpy(np.array(found.beta))
+    return True
+
+
+def take_factors(model: SeveralModel, at: Linearised, linear: Design, found: Estimates) -> None:
+    """Variances of all bars as they were found in the linearised model, whose columns change accordingly."""
     for k, (bar, Lambda) in enumerate(zip(model.bars, split_theta(linear.random, found.theta), strict=True)):
         own = torch.from_numpy(found.sigma * (np.diagonal(Lambda).copy() if bar.diagonal else Lambda))
         if bar.reduced:
@@ -258,5 +307,3 @@ def _likeliest(model: SeveralModel, at: Linearised, control: Control) -> bool:
             bar.factor, at.columns[k] = bar.factor @ own, at.columns[k] @ own
         else:
             bar.factor = own
-    model.sigma2, model.beta = found.sigma**2, torch.from_numpy(np.array(found.beta))
-    return True

@@ -9,9 +9,9 @@ conditional modes and variances; a step for U_t takes the other terms at their m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,33 +21,39 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.nme_model import (
     EM_STEPS,
     FIRST_SHARE,
-    HALVINGS,
     PORTION,
     PRIOR_SHARE,
     State,
     VaryingModel,
 )
-from pylmernn.engines.nme_posterior import Groups, Posterior, posterior
+from pylmernn.engines.nme_posterior import Posterior
 from pylmernn.engines.nme_reduced import reduced_factor
 from pylmernn.engines.nme_several_bars import (
     Bar,
     Columns,
+    Linearised,
     cells_of,
     check_bars,
     columns_of,
+    first_factor,
     in_full,
     refuse_faithful,
     root_of,
     second_moment,
     theta_of,
 )
+from pylmernn.engines.nme_several_modes import shortened
 from pylmernn.engines.nme_several_posterior import Expected, expected
 from pylmernn.formula.design import Design
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.varying import Selected, select, union
+from pylmernn.training.loop import squared_error
+from pylmernn.training.options import DECAY
 
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
+
+BORNE_OUT = 0.02  # of a sum of squares: how much worse than promised effects may fit
 
 
 @dataclass(frozen=True)
@@ -55,31 +61,6 @@ class SeveralState(State):
     """What training keeps of an epoch: effects, factor and known levels of each bar among it."""
 
     bars: tuple[tuple[Tensor, Tensor | None, Tensor], ...] = ()
-
-
-class Linearised(NamedTuple):
-    """The model linearised at the deviations, on m rows.
-
-    Attributes
-    ----------
-    rows : Tensor of int, shape (m,)
-    f : Tensor, shape (m,)
-        Values of the network.
-    own : list of Tensor, shape (m,)
-        What the deviations of each bar of the network add to f by the derivatives.
-    columns : list of Tensor, shape (m, d_k)
-        Of each bar: derivatives (times U_k for reduced rank), or its own columns.
-    some : Tensor of int
-        Places among the rows whose derivatives were kept.
-    derivatives : Tensor, shape (len(some), D)
-    """
-
-    rows: Tensor
-    f: Tensor
-    own: list[Tensor]
-    columns: list[Tensor]
-    some: Tensor
-    derivatives: Tensor
 
 
 class SeveralModel(VaryingModel):
@@ -90,6 +71,8 @@ class SeveralModel(VaryingModel):
     design : Design
         With any number of terms in ``varying`` and ``random``, and one network.
     control : Control
+    decay, loss
+        Of :class:`VaryingModel`.
 
     Attributes
     ----------
@@ -103,13 +86,19 @@ class SeveralModel(VaryingModel):
         Less the offset; ``y`` is without the ordinary random effects too.
     """
 
-    def __init__(self, design: Design, control: Control) -> None:
+    def __init__(
+        self,
+        design: Design,
+        control: Control,
+        decay: Any = DECAY,
+        loss: Callable[[Tensor, Tensor], Tensor] = squared_error,
+    ) -> None:
         refuse_faithful(design, control.training.preset)
         self.whole = design
         self.cells = cells_of([term.codes for term in design.varying])
         levels = np.arange(len(self.cells.levels)).astype(str)
         cell = dataclasses.replace(design.varying[0], codes=self.cells.codes, levels=levels, covariance="us", rank=0)
-        super().__init__(dataclasses.replace(design, varying=(cell,), random=()), control)
+        super().__init__(dataclasses.replace(design, varying=(cell,), random=()), control, 1, decay, loss)
         self.by_layers = False
         self.level_of_cell = torch.from_numpy(self.cells.levels)
         self.response = self.y
@@ -215,33 +204,44 @@ class SeveralModel(VaryingModel):
             self.sigma2 = variance
         for bar in self.bars:
             columns = self.natural_columns(bar, J, rows)
-            if bar.factor is not None and not (bar.reduced and self.stands_for_nothing(columns @ bar.factor, rest)):
-                continue
-            size = float((columns**2).sum(1).mean()) or 1.0
-            ones = columns.new_full((bar.width,), (FIRST_SHARE * variance / len(self.bars) / size) ** 0.5)
-            bar.factor = ones if bar.diagonal else torch.diag(ones)
-            if bar.reduced:
-                groups = Groups(bar.codes[rows].numpy().astype(np.int32), bar.term.n_levels, bar.width)
-                effects = posterior(columns, rest, ones, variance, groups).effects
-                _, values, vectors = torch.linalg.svd(effects, full_matrices=False)
-                bar.factor = vectors[: bar.rank].T * values[: bar.rank] / groups.present**0.5
+            if bar.factor is None or (bar.reduced and self.stands_for_nothing(columns @ bar.factor, rest)):
+                share = FIRST_SHARE * variance / len(self.bars)
+                bar.factor = first_factor(bar, bar.codes[rows], columns, share, columns, rest, variance)
+
+    def theta(self) -> FloatArray:
+        """Relative covariance parameters of all bars as they are."""
+        return np.concatenate([theta_of(bar, self.sigma2**0.5) for bar in self.bars])
+
+    def expected(self, linear: Design) -> Expected:
+        """Conditional modes and variances in the linear mixed model at variances as they are."""
+        return expected(linear, self.theta())
 
     def improve(self, rows: Tensor, steps: int) -> None:
         """EM steps in the model linearised at the deviations; effects then move, and means go to theta_bar."""
         at = self.linearise(rows)
-        design, columns = self.linear_model(at)
+        linear, columns = self.linear_model(at)
         for step in range(steps):
             if step and any(bar.reduced for bar in self.bars):
-                design, columns = self.linear_model(at)
-            theta = np.concatenate([theta_of(bar, self.sigma2**0.5) for bar in self.bars])
+                linear, columns = self.linear_model(at)
             factors = [bar.factor for bar in self.bars]
-            found = expected(design, theta)
-            self.maximise(at, found, columns)
-        self.beta = torch.from_numpy(np.array(found.beta))
-        effects = [
+            found = self.expected(linear)
+            self.maximise(at, linear, found, columns)
+        effects = self.new_effects(columns, found, factors)
+        self.take(at, linear, columns, torch.from_numpy(np.array(found.beta)), effects)
+
+    def new_effects(
+        self, columns: list[Columns], found: Expected, factors: Sequence[Tensor | None] | None = None
+    ) -> list[Tensor]:
+        """Effects of all levels of each bar by a solution, by default at the factors as they are."""
+        factors = [bar.factor for bar in self.bars] if factors is None else factors
+        return [
             in_full(bar, own.levels, b, factor)
             for bar, own, b, factor in zip(self.bars, columns, found.b, factors, strict=True)
         ]
+
+    def take(self, at: Linearised, linear: Design, columns: list[Columns], beta: Tensor, effects: list[Tensor]) -> None:
+        """New beta and effects of all bars."""
+        self.beta = beta
         self.move_bars(at, columns, effects)
 
     def linear_model(self, at: Linearised) -> tuple[Design, list[Columns]]:
@@ -253,11 +253,12 @@ class SeveralModel(VaryingModel):
         terms = tuple(own.term for own in columns)
         return Design(y.numpy(), self.X[rows].numpy(), self.whole.fixed_names, terms, weights), columns
 
-    def maximise(self, at: Linearised, found: Expected, columns: list[Columns], turning: bool = True) -> None:
+    def maximise(
+        self, at: Linearised, linear: Design, found: Expected, columns: list[Columns], turning: bool = True
+    ) -> None:
         """New variances, and directions of deviations of reduced rank; without ``turning`` these stay in their span."""
         self.sigma2 = max(found.sigma**2, 1e-10 * self.scale**2)
-        rest = self.response[at.rows] - at.f + sum(at.own, torch.zeros(()))
-        rest = rest - self.X[at.rows] @ torch.from_numpy(np.array(found.beta))
+        rest = torch.from_numpy(linear.y - linear.X @ found.beta)
         effects, added = [], []
         for bar, own, made, b in zip(self.bars, at.columns, columns, found.b, strict=True):
             every = torch.zeros(bar.term.n_levels, own.shape[1], dtype=torch.float64)
@@ -274,17 +275,27 @@ class SeveralModel(VaryingModel):
                 bar.factor, at.columns[k] = bar.factor @ own, at.columns[k] @ own
                 continue
             left = rest - sum((each for j, each in enumerate(added) if j != k), torch.zeros(()))
-            self.turn(bar, at, left[at.some], effects[k], found.variances[k], columns[k].levels)
+            roots = left.new_ones(len(at.some))
+            if linear.weights is not None:
+                roots = torch.from_numpy(linear.weights)[at.some].sqrt()
+            self.turn(bar, at, roots, left[at.some], effects[k], found.variances[k], columns[k].levels)
             if len(at.some) == len(at.rows):
                 at.columns[k] = self.own_columns(bar, at.derivatives, at.rows)
 
     def turn(
-        self, bar: Bar, at: Linearised, rest: Tensor, scores: Tensor, variances: FloatArray, levels: NDArray[np.int64]
+        self,
+        bar: Bar,
+        at: Linearised,
+        roots: Tensor,
+        rest: Tensor,
+        scores: Tensor,
+        variances: FloatArray,
+        levels: NDArray[np.int64],
     ) -> None:
         """A step for the directions of one bar, all other terms at their modes."""
         assert bar.factor is not None
         rows = at.rows[at.some]
-        root, J = self.weights[rows].sqrt(), at.derivatives[:, bar.where]
+        J = at.derivatives[:, bar.where]
         spread = torch.eye(scores.shape[1], dtype=torch.float64).repeat(len(scores), 1, 1)
         spread[levels] = torch.from_numpy(np.array(variances))
         nothing = scores.new_zeros(0)
@@ -292,8 +303,31 @@ class SeveralModel(VaryingModel):
         penalty = bar.rank * float((J**2).sum(1).mean()) / (PRIOR_SHARE * self.scale**2)
         penalty = penalty * len(at.some) / len(at.rows)
         bar.factor = reduced_factor(
-            root[:, None] * J, root * rest, bar.codes[rows], bar.factor, known, self.sigma2, penalty
+            roots[:, None] * J, roots * rest, bar.codes[rows], bar.factor, known, self.sigma2, penalty
         )
+
+    # ---- how well effects fit
+
+    def ordinary_of(self, rows: Tensor, effects: list[Tensor]) -> Tensor:
+        """What ordinary bars add at some rows (m,) with these effects of all bars."""
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        for bar, own in zip(self.bars, effects, strict=True):
+            if bar.columns is not None:
+                total = total + (bar.columns[rows] * own[bar.codes[rows]]).sum(1)
+        return total
+
+    def misfit(self, rows: Tensor, beta: Tensor, effects: list[Tensor], f: Tensor) -> float:
+        """The weighted sum of squares at some rows with these effects of all bars and values f (m,) of the network."""
+        rest = self.response[rows] - self.X[rows] @ beta - self.ordinary_of(rows, effects) - f
+        return float((self.weights[rows] * rest**2).sum())
+
+    def is_borne_out(self, promised: float, found: float, m: int) -> bool:
+        """Whether the misfit of m rows is about what the linearised model promised."""
+        return found <= (1.0 + BORNE_OUT) * promised
+
+    def deviance_at(self, at: Linearised, found: Expected) -> float:
+        """-2 log-likelihood of the linearised model."""
+        return found.objective
 
     # ---- moves
 
@@ -306,7 +340,7 @@ class SeveralModel(VaryingModel):
         self.refresh()
         varying = effects[: len(self.varying)]
         if not self.selected.linear:
-            varying = self.shortened_bars(at, varying)
+            varying = shortened(self, at, varying)
         for bar, new in zip(self.varying, varying, strict=True):
             bar.effects = new
         self.recentre()
@@ -320,35 +354,6 @@ class SeveralModel(VaryingModel):
             self.network.move(step)
             bar.effects = torch.where(bar.known[:, None], bar.effects - mean, torch.zeros_like(bar.effects))
         self.refresh()
-
-    def shortened_bars(self, at: Linearised, effects: list[Tensor]) -> list[Tensor]:
-        """New deviations, nearer to the old ones at levels whose rows they fit far worse than promised."""
-        rows, weights = at.rows, self.weights[at.rows]
-        known = self.y[rows] - self.X[rows] @ self.beta
-        before = weights * (known - at.f) ** 2
-        old = [bar.effects for bar in self.varying]
-        lengths = [torch.ones(len(each), dtype=torch.float64) for each in old]
-        changes = self.promised(at, effects)
-        for _ in range(HALVINGS):
-            moved = sum(
-                (s[bar.codes[rows]] * c for s, bar, c in zip(lengths, self.varying, changes, strict=True)),
-                torch.zeros(()),
-            )
-            promised = weights * (known - at.f - moved) ** 2
-            now = [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
-            found = weights * (known - self.values(rows, self.of_cells(now))) ** 2
-            any_worse = False
-            for bar, length in zip(self.varying, lengths, strict=True):
-                sums = [
-                    torch.zeros(len(length), dtype=torch.float64).index_add_(0, bar.codes[rows], each)
-                    for each in (found, promised, before)
-                ]
-                worse = sums[0] > sums[1] + 0.5 * (sums[2] - sums[1]).abs() + 2.0 * self.sigma2
-                length[worse] /= 2
-                any_worse = any_worse or bool(worse.any())
-            if not any_worse:
-                break
-        return [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
 
     def promised(self, at: Linearised, effects: list[Tensor]) -> list[Tensor]:
         """What new deviations of each bar change in the linearised model, (m,) each."""

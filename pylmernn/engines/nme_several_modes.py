@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
-from pylmernn.engines.nme_several_bars import in_full, spherical, theta_of
-from pylmernn.engines.nme_several_model import Linearised, SeveralModel
-from pylmernn.engines.nme_several_posterior import expected
+from pylmernn.engines.nme_model import HALVINGS
+from pylmernn.engines.nme_several_bars import Linearised, spherical
+
+if TYPE_CHECKING:
+    from pylmernn.engines.nme_several_model import SeveralModel
 
 Tensor = torch.Tensor
 
-BORNE_OUT = 0.02  # of a sum of squares: how much worse than promised effects may fit
 MODE_STEPS, MODE_HALVINGS = 6, 6  # of Gauss-Newton for modes, and of each of its steps
 MODE_CHANGE = 1e-3  # of the penalised sum of squares relative to sigma^2, which ends these steps
 
@@ -25,13 +28,10 @@ def to_modes(model: SeveralModel, rows: Tensor) -> None:
     before = penalised(model, rows, model.beta, [bar.effects for bar in model.bars])
     for _ in range(MODE_STEPS):
         at = model.linearise(rows)
-        design, columns = model.linear_model(at)
-        theta = np.concatenate([theta_of(bar, model.sigma2**0.5) for bar in model.bars])
-        found = expected(design, theta)
+        linear, columns = model.linear_model(at)
+        found = model.expected(linear)
         old = [bar.effects for bar in model.bars]
-        new = [
-            in_full(bar, own.levels, b, bar.factor) for bar, own, b in zip(model.bars, columns, found.b, strict=True)
-        ]
+        new = model.new_effects(columns, found)
         step, length = torch.from_numpy(np.array(found.beta)) - model.beta, 1.0
         for _ in range(MODE_HALVINGS):
             trial = [o + length * (n - o) for o, n in zip(old, new, strict=True)]
@@ -54,25 +54,17 @@ def to_modes(model: SeveralModel, rows: Tensor) -> None:
 def bears_out(model: SeveralModel, at: Linearised, beta: Tensor, effects: list[Tensor]) -> bool:
     """Whether the network with new effects fits the rows about as well as the linearised model promises."""
     varying = effects[: len(model.varying)]
-    fixed = model.response[at.rows] - model.X[at.rows] @ beta
-    for bar, own in zip(model.ordinary, effects[len(model.varying) :], strict=True):
-        assert bar.columns is not None
-        fixed = fixed - (bar.columns[at.rows] * own[bar.codes[at.rows]]).sum(1)
     linear = at.f + sum(model.promised(at, varying), torch.zeros(()))
-    weights, actual = model.weights[at.rows], model.values(at.rows, model.of_cells(varying))
-    promised, found = (float((weights * (fixed - f) ** 2).sum()) for f in (linear, actual))
-    return found <= (1.0 + BORNE_OUT) * promised
+    actual = model.values(at.rows, model.of_cells(varying))
+    promised, found = (model.misfit(at.rows, beta, effects, f) for f in (linear, actual))
+    return model.is_borne_out(promised, found, len(at.rows))
 
 
 def penalised(model: SeveralModel, rows: Tensor, beta: Tensor, effects: list[Tensor]) -> float:
-    """The weighted sum of squares and the penalty ``sigma^2 u'u`` of the effects ``L u`` of all bars."""
+    """The misfit and the penalty ``sigma^2 u'u`` of the effects ``L u`` of all bars."""
     f = model.values(rows, model.of_cells(effects[: len(model.varying)]))
-    rest = model.response[rows] - model.X[rows] @ beta - f
-    penalty = 0.0
-    for bar, own in zip(model.bars, effects, strict=True):
-        rest = rest if bar.columns is None else rest - (bar.columns[rows] * own[bar.codes[rows]]).sum(1)
-        penalty += float((spherical(bar, own) ** 2).sum())
-    return float((model.weights[rows] * rest**2).sum()) + model.sigma2 * penalty
+    penalty = sum(float((spherical(bar, own) ** 2).sum()) for bar, own in zip(model.bars, effects, strict=True))
+    return model.misfit(rows, beta, effects, f) + model.sigma2 * penalty
 
 
 def project(model: SeveralModel) -> None:
@@ -81,3 +73,33 @@ def project(model: SeveralModel) -> None:
         if bar.reduced and bar.factor is not None:
             bar.effects = spherical(bar, bar.effects) @ bar.factor.T
     model.refresh()
+
+
+def shortened(model: SeveralModel, at: Linearised, effects: list[Tensor]) -> list[Tensor]:
+    """New deviations, nearer to the old ones at levels whose rows they fit far worse than promised."""
+    rows, weights = at.rows, model.weights[at.rows]
+    known = model.y[rows] - model.X[rows] @ model.beta
+    before = weights * (known - at.f) ** 2
+    old = [bar.effects for bar in model.varying]
+    lengths = [torch.ones(len(each), dtype=torch.float64) for each in old]
+    changes = model.promised(at, effects)
+    for _ in range(HALVINGS):
+        moved = sum(
+            (s[bar.codes[rows]] * c for s, bar, c in zip(lengths, model.varying, changes, strict=True)),
+            torch.zeros(()),
+        )
+        promised = weights * (known - at.f - moved) ** 2
+        now = [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
+        found = weights * (known - model.values(rows, model.of_cells(now))) ** 2
+        any_worse = False
+        for bar, length in zip(model.varying, lengths, strict=True):
+            sums = [
+                torch.zeros(len(length), dtype=torch.float64).index_add_(0, bar.codes[rows], each)
+                for each in (found, promised, before)
+            ]
+            worse = sums[0] > sums[1] + 0.5 * (sums[2] - sums[1]).abs() + 2.0 * model.sigma2
+            length[worse] /= 2
+            any_worse = any_worse or bool(worse.any())
+        if not any_worse:
+            break
+    return [o + s[:, None] * (e - o) for o, s, e in zip(old, lengths, effects, strict=True)]
