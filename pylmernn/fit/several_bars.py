@@ -170,7 +170,7 @@ class SeveralBars(VaryingVerbs):
         else:
             used = [bool(own.any()) for own in columns]
             rows = self.frame.new_data(newdata, self.design, random=used, varying=any(wanted), na_action=na_action)
-            codes = self._codes(rows, wanted, allow_new_levels)
+            codes = self._level_codes(rows, wanted, allow_new_levels)
             self._check_levels(rows, used, allow_new_levels)
         codes = [own if want else np.full(len(own), -1, np.int32) for own, want in zip(codes, wanted, strict=True)]
         whole = newdata is None and all(wanted) and all(bool(own.all()) for own in columns)
@@ -195,7 +195,7 @@ class SeveralBars(VaryingVerbs):
         columns = selection(self.design, f"~ {others}" if others else "NA")
         return [label in {bar.label for bar in asked.varying} for label in labels], columns
 
-    def _codes(self, rows: NewRows, wanted: list[bool], allow_new_levels: bool) -> list[IntArray]:
+    def _level_codes(self, rows: NewRows, wanted: list[bool], allow_new_levels: bool) -> list[IntArray]:
         """Levels of new rows by each bar of the network, -1 where they are new."""
         codes = []
         for k, (term, want) in enumerate(zip(self.design.varying, wanted, strict=True)):
@@ -226,7 +226,7 @@ class SeveralBars(VaryingVerbs):
 
     # ---- new levels
 
-    def _places(self, rows: NewRows, newdata: Any) -> tuple[list[NDArray[Any]], list[FloatArray | None]]:
+    def _level_names(self, rows: NewRows, newdata: Any) -> tuple[list[NDArray[Any]], list[FloatArray | None]]:
         """Names of the levels (m,) of new rows in each bar and, of ordinary ones, columns (m, d)."""
         names = [*rows.varying, *(_levels_of(self.frame, newdata, term) for term in self.design.random)]
         return names, [*[None] * len(rows.varying), *(new.columns for new in rows.random)]

@@ -105,7 +105,7 @@ class SeveralFit(SeveralBars, LinearVaryingVerbs):
         """
         rows, y = self._learnt_rows(newdata)
         return self.with_rows(
-            rows.nets[0], y - rows.offset - rows.X @ self.estimates.beta, *self._places(rows, newdata)
+            rows.nets[0], y - rows.offset - rows.X @ self.estimates.beta, *self._level_names(rows, newdata)
         )
 
     def with_rows(
