@@ -25,7 +25,7 @@ from pylmernn.engines.nme_model import (
 )
 from pylmernn.engines.nme_posterior import Groups, Posterior, factor_of, posterior
 from pylmernn.engines.nme_reduced import reduced_factor
-from pylmernn.engines.nme_working import Rows, training_loss
+from pylmernn.engines.nme_working import Rows, first_fixed, fixed_step, training_loss
 from pylmernn.families import Family
 from pylmernn.families.family import Dispersion
 from pylmernn.formula.design import Design
@@ -38,8 +38,6 @@ FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
 FIRST_VARIANCE = 0.5  # of a linear predictor, which deviations stand for at first
-STARTING_STEPS = 8  # of Newton for beta alone
-LARGEST = 12.0  # change of a linear predictor that one step for beta may make
 
 
 @dataclass(frozen=True)
@@ -84,24 +82,7 @@ class GeneralizedVaryingModel(VaryingModel):
     def _begin(self) -> None:
         """Beta and dispersion of the model without a network, from the rows to learn from."""
         learned = self.data.take(self.rows.numpy())
-        start, self.phi = learned.start()
-        if not self.design.p:
-            return
-        X, offset = self.X[self.rows], self.offset[self.rows, None]
-        self.beta = torch.linalg.lstsq(X, torch.from_numpy(np.ascontiguousarray(start)) - offset).solution
-        for _ in range(STARTING_STEPS):
-            root, residual = learned.working(offset + X @ self.beta, self.phi)
-            self.beta = self.beta + self._fixed_step(X, root, residual)
-
-    def _fixed_step(self, X: Tensor, root: Tensor, residual: Tensor) -> Tensor:
-        """A Gauss-Newton step for beta (p, C), all else as it is."""
-        if not X.shape[1]:
-            return self.beta.new_zeros(self.beta.shape)
-        m, C = residual.shape
-        columns = torch.einsum("mkc,mp->mkpc", root, X).reshape(m * C, -1)
-        step = torch.linalg.lstsq(columns, residual.reshape(-1, 1), driver="gelsd").solution.reshape(-1, C)
-        largest = float((X @ step).abs().max())
-        return step * min(1.0, LARGEST / max(largest, 1e-300))
+        self.beta, self.phi = first_fixed(learned, self.X[self.rows], self.offset[self.rows, None])
 
     # ---- values
 
@@ -178,7 +159,7 @@ class GeneralizedVaryingModel(VaryingModel):
             f = self.values(rows, eta)
             at = self.predictor(rows, f)
             root, residual = data.working(at, self.phi)
-            self.beta = self.beta + self._fixed_step(X, root, residual)
+            self.beta = self.beta + fixed_step(X, root, residual)
         at = self.predictor(rows, f)
         self._update_dispersion(data, at, J, found, codes)
         self._recentre(codes)

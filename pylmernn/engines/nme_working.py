@@ -21,6 +21,8 @@ FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
 LEAST = 1e-10  # weight or probability
+STARTING_STEPS = 8  # of Newton for beta alone
+LARGEST = 12.0  # change of a linear predictor that one step for beta may make
 NODES = 5  # over the posterior of a row's linear predictor, for the dispersion
 
 
@@ -89,6 +91,29 @@ class Rows:
             return np.tile(logs - logs.mean(), (len(self.y), 1)), 1.0
         eta, phi = self.family.begin(self.y, self.weights)
         return np.asarray(eta)[:, None], phi
+
+
+def first_fixed(rows: Rows, X: Tensor, offset: Tensor) -> tuple[Tensor, Dispersion]:
+    """Beta (p, C) and dispersion of the model without a network, for X (n, p) and an offset (n, 1)."""
+    start, phi = rows.start()
+    if not X.shape[1]:
+        return X.new_zeros(0, rows.outputs), phi
+    beta = torch.linalg.lstsq(X, torch.from_numpy(np.ascontiguousarray(start)) - offset).solution
+    for _ in range(STARTING_STEPS):
+        root, residual = rows.working(offset + X @ beta, phi)
+        beta = beta + fixed_step(X, root, residual)
+    return beta, phi
+
+
+def fixed_step(X: Tensor, root: Tensor, residual: Tensor) -> Tensor:
+    """A Gauss-Newton step for beta (p, C), all else as it is; see :meth:`Rows.working`."""
+    m, C = residual.shape
+    if not X.shape[1]:
+        return X.new_zeros(0, C)
+    columns = torch.einsum("mkc,mp->mkpc", root, X).reshape(m * C, -1)
+    step: Tensor = torch.linalg.lstsq(columns, residual.reshape(-1, 1), driver="gelsd").solution.reshape(-1, C)
+    largest = float((X @ step).abs().max())
+    return step * min(1.0, LARGEST / max(largest, 1e-300))
 
 
 def training_loss(family: Family, outputs: int, output: Tensor, target: Tensor, phi: Dispersion) -> Tensor:
