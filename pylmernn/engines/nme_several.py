@@ -19,7 +19,7 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import train
 from pylmernn.engines.nme_several_bars import BarEstimates
-from pylmernn.engines.nme_several_final import given_trunk, settle
+from pylmernn.engines.nme_several_final import Settled, given_trunk, settle
 from pylmernn.engines.nme_several_model import SeveralModel
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
@@ -108,7 +108,21 @@ def fit(
     model.restore(best.state)
     model.absorb_scale()
     found = given_trunk(model, REML, control) if model.selected.linear else settle(model, control)
+    return collected(model, found, REML, best.epoch, history, stopped, begun)
+
+
+def collected(
+    model: SeveralModel,
+    found: Settled,
+    REML: bool,
+    epoch: int,
+    history: dict[str, list[float]],
+    stopped: str,
+    begun: float,
+) -> SeveralEstimates:
+    """What a model was estimated to be, which began at a time by :func:`time.perf_counter`; its bias is absorbed."""
     model.absorb_bias()
+    design = model.whole
     offset = 0.0 if design.offset is None else design.offset
     message = "; ".join(text for text in (stopped, found.message) if text)
     seconds = time.perf_counter() - begun
@@ -118,7 +132,7 @@ def fit(
         beta=model.beta.numpy(),
         fixed_covariance=found.fixed_covariance,
         sigma=found.sigma,
-        networks=model.networks(best.epoch, history),
+        networks=model.networks(epoch, history),
         selected=model.selected,
         varying=found.varying,
         random=found.random,

@@ -86,8 +86,8 @@ def given_trunk(model: SeveralModel, REML: bool, control: Control) -> Settled:
     """
     known = known_model(model)
 
-    def fit(linear: Design, settings: Control, theta: FloatArray | None) -> Estimates:
-        return exact.fit(linear, REML, settings, theta)
+    def fit(linear: Design, settings: Control, before: Estimates | None) -> Estimates:
+        return exact.fit(linear, REML, settings, None if before is None else before.theta)
 
     best, found = chosen(known.linear, known.offered, fit, control)
     linear = with_candidates(known.linear, best)
@@ -178,13 +178,19 @@ def with_candidates(linear: Design, taken: list[Candidate]) -> Design:
 def chosen(
     linear: Design,
     offered: list[list[Candidate]],
-    fit: Callable[[Design, Control, FloatArray | None], Any],
+    fit: Callable[[Design, Control, Any], Any],
     control: Control,
 ) -> tuple[list[Candidate], Any]:
     """A candidate for each bar of the network, by the least ``objective + 2 * n_variances``, and what ``fit`` finds.
 
     One bar after the other, the others as they are, from the candidates with the fewest parameters on; then only those
-    beside the ones taken are tried again. With crossed factors the first one that is worse ends it.
+    beside the ones taken are tried again. With crossed factors the first one that is worse ends it. ``fit`` takes a
+    design, settings, and an earlier fit to begin from or None.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Where none can be fitted.
     """
     taken = [each[0] for each in offered]
     rough = control
@@ -192,7 +198,10 @@ def chosen(
         rough = dataclasses.replace(control, tolerance=ROUGH, max_evaluations=EVALUATIONS)
 
     def tried(these: list[Candidate]) -> tuple[float, Any]:
-        found = fit(with_candidates(linear, these), rough, None)
+        try:
+            found = fit(with_candidates(linear, these), rough, None)
+        except np.linalg.LinAlgError:
+            return np.inf, None
         return found.objective + 2 * sum(each.n_variances for each in these), found
 
     levels = np.unique(np.stack([term.codes for term in linear.random]), axis=1).shape[1]
@@ -212,7 +221,9 @@ def chosen(
                     taken, least, best = trial, criterion, found
         if len(taken) == 1 or all(a is b for a, b in zip(before, taken, strict=True)):
             break
-    return taken, best if rough is control else fit(with_candidates(linear, taken), control, best.theta)
+    if best is None:
+        raise np.linalg.LinAlgError("no covariance matrix of the deviations can be fitted")
+    return taken, best if rough is control else fit(with_candidates(linear, taken), control, best)
 
 
 def _near(offered: list[Candidate], a: Candidate, b: Candidate) -> bool:
@@ -252,22 +263,15 @@ def settle(
         wait = max(0, wait - 1)
         if wait or not (likeliest or _likeliest)(model, at, rough):
             wait = wait or WAIT
-            for _ in range(LAST_STEPS):
-                linear, columns = model.linear_model(at)
-                found = model.expected(linear)
-                model.maximise(at, linear, found, columns, turning=False)
-                model.beta = torch.from_numpy(np.array(found.beta))
+            model.settle_variances(at, LAST_STEPS)
     linear, columns = model.linear_model(at)
     found = model.expected(linear)
     objective = model.deviance_at(at, found)
-    model.beta, model.sigma2 = torch.from_numpy(np.array(found.beta)), found.sigma**2
+    model.arrive(at, linear, columns, found)
     parts = []
-    for bar, effects, b, variances in zip(
-        model.bars, model.new_effects(columns, found), found.b, found.variances, strict=True
-    ):
+    for bar, b, variances in zip(model.bars, found.b, found.variances, strict=True):
         factor = bar.factor
         assert factor is not None
-        bar.effects = effects
         basis = factor.numpy() if bar.reduced else None
         inside = np.eye(factor.shape[1]) if bar.reduced else factor.numpy()
         parts.append(bar_estimates(bar, b, variances, inside, basis))
@@ -291,7 +295,7 @@ def _likeliest(model: SeveralModel, at: Linearised, control: Control) -> bool:
     """Take the variances of maximum likelihood in the linearised model, if the network bears their modes out."""
     linear, columns = model.linear_model(at)
     found = exact.fit(linear, False, control, model.theta())
-    if not bears_out(model, at, torch.from_numpy(np.array(found.beta)), model.new_effects(columns, found)):
+    if not bears_out(model, at, torch.from_numpy(np.array(found.beta)), model.new_effects(columns, found.b)):
         return False
     take_factors(model, at, linear, found)
     model.sigma2, model.beta = found.sigma**2, torch.from_numpy(np.array(found.beta))

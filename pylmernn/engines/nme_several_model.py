@@ -150,11 +150,14 @@ class SeveralModel(VaryingModel):
         loss = self.trainer.epoch(target.float(), (share * self.eta).float()) * self.scale**2
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
-        small = len(self.rows) * self.selected.size <= PORTION
-        self.improve(self.rows, EM_STEPS if small else 1)
+        self.improve(self.rows, self.steps_on(self.rows))
         if not torch.isfinite(self.eta).all():
             raise FloatingPointError(f"the deviations are not finite in epoch {number}")
         return loss
+
+    def steps_on(self, rows: Tensor) -> int:
+        """EM steps in an epoch."""
+        return EM_STEPS if len(rows) * self.selected.size <= PORTION else 1
 
     def linearise(self, rows: Tensor) -> Linearised:
         """Values and derivatives at the deviations; those of all rows are kept where they fit into memory."""
@@ -226,23 +229,38 @@ class SeveralModel(VaryingModel):
             factors = [bar.factor for bar in self.bars]
             found = self.expected(linear)
             self.maximise(at, linear, found, columns)
-        effects = self.new_effects(columns, found, factors)
+        effects = self.new_effects(columns, found.b, factors)
         self.take(at, linear, columns, torch.from_numpy(np.array(found.beta)), effects)
 
     def new_effects(
-        self, columns: list[Columns], found: Expected, factors: Sequence[Tensor | None] | None = None
+        self, columns: list[Columns], b: Sequence[FloatArray], factors: Sequence[Tensor | None] | None = None
     ) -> list[Tensor]:
-        """Effects of all levels of each bar by a solution, by default at the factors as they are."""
+        """Effects of all levels of each bar, from the modes b of a solution, by default at the factors as they are."""
         factors = [bar.factor for bar in self.bars] if factors is None else factors
         return [
-            in_full(bar, own.levels, b, factor)
-            for bar, own, b, factor in zip(self.bars, columns, found.b, factors, strict=True)
+            in_full(bar, own.levels, new, factor)
+            for bar, own, new, factor in zip(self.bars, columns, b, factors, strict=True)
         ]
 
     def take(self, at: Linearised, linear: Design, columns: list[Columns], beta: Tensor, effects: list[Tensor]) -> None:
         """New beta and effects of all bars."""
         self.beta = beta
         self.move_bars(at, columns, effects)
+
+    def arrive(self, at: Linearised, linear: Design, columns: list[Columns], found: Expected) -> None:
+        """Beta, residual variance and effects as they are found, means of deviations too."""
+        effects = self.new_effects(columns, found.b)
+        self.beta, self.sigma2 = torch.from_numpy(np.array(found.beta)), found.sigma**2
+        for bar, own in zip(self.bars, effects, strict=True):
+            bar.effects = own
+
+    def settle_variances(self, at: Linearised, steps: int) -> None:
+        """EM steps for all variances where the model is linearised."""
+        for _ in range(steps):
+            linear, columns = self.linear_model(at)
+            found = self.expected(linear)
+            self.maximise(at, linear, found, columns, turning=False)
+            self.beta = torch.from_numpy(np.array(found.beta))
 
     def linear_model(self, at: Linearised) -> tuple[Design, list[Columns]]:
         """The linear mixed model of the working response."""
@@ -326,7 +344,7 @@ class SeveralModel(VaryingModel):
         return found <= (1.0 + BORNE_OUT) * promised
 
     def deviance_at(self, at: Linearised, found: Expected) -> float:
-        """-2 log-likelihood of the linearised model."""
+        """-2 log-likelihood of the linearised model, given its solution at variances as they are."""
         return found.objective
 
     # ---- moves

@@ -31,7 +31,7 @@ def to_modes(model: SeveralModel, rows: Tensor) -> None:
         linear, columns = model.linear_model(at)
         found = model.expected(linear)
         old = [bar.effects for bar in model.bars]
-        new = model.new_effects(columns, found)
+        new = model.new_effects(columns, found.b)
         step, length = torch.from_numpy(np.array(found.beta)) - model.beta, 1.0
         for _ in range(MODE_HALVINGS):
             trial = [o + length * (n - o) for o, n in zip(old, new, strict=True)]

@@ -43,6 +43,8 @@ class Expected(NamedTuple):
         Of the modes, beta known.
     objective : float
         -2 log-likelihood.
+    log_determinant : float
+        Of ``Lambda'Z'WZ Lambda + I``.
     """
 
     beta: FloatArray
@@ -50,6 +52,7 @@ class Expected(NamedTuple):
     b: list[FloatArray]
     variances: list[FloatArray]
     objective: float
+    log_determinant: float
 
 
 def expected(design: Design, theta: FloatArray) -> Expected:
@@ -66,7 +69,7 @@ def by_engine(design: Design, theta: FloatArray) -> Expected:
     problem = Problem(design, False, "cpu")
     found = estimates_at(problem, theta, problem.solution(theta), fixed_convergence(len(theta)), Control())
     variances = [found.sigma**2 * each for each in barvariances.relative_variances(problem, theta)]
-    return Expected(found.beta, found.sigma, list(found.b), variances, found.objective)
+    return Expected(found.beta, found.sigma, list(found.b), variances, found.objective, found.ldL2)
 
 
 def _by_group(random: Sequence[RandomTerm]) -> list[list[int]]:
@@ -117,7 +120,7 @@ def _dense(design: Design, theta: FloatArray, by_group: list[list[int]]) -> Expe
     objective = (
         design.n * (1.0 + float(np.log(2 * np.pi * pwrss / design.n))) + logdet - 2.0 * float(np.log(root).sum())
     )
-    return Expected(beta.numpy(), sigma, b, variances, objective)
+    return Expected(beta.numpy(), sigma, b, variances, objective, logdet)
 
 
 def _solve(factors: list[_Factor], R: Tensor) -> tuple[list[Tensor], list[Tensor], float]:

@@ -94,6 +94,7 @@ def fit(
     nAGQ: int = 1,
     control: Control | None = None,
     callback: Callable[[int, float], None] | None = None,
+    begin: tuple[FloatArray, FloatArray, Dispersion] | None = None,
 ) -> GeneralizedEstimates:
     """Estimate a generalized linear mixed model.
 
@@ -106,6 +107,8 @@ def fit(
     control : Control, optional
     callback : callable, optional
         Called after each evaluation with their number and the objective.
+    begin : tuple of theta (m,), beta (p,) and dispersion, optional
+        Where the search begins, by default chosen from the data.
 
     Returns
     -------
@@ -121,7 +124,8 @@ def fit(
             f"{largest} random effects hang together after the first factor is eliminated, more than the "
             f"{control.dense_limit} of control.dense_limit: leave a term out, or raise the limit if memory allows."
         )
-    found = minimize(problem.search, problem.start(), control.tolerance, control.max_evaluations, callback, noise=1e-9)
+    start = problem.start() if begin is None else problem.point(*begin)
+    found = minimize(problem.search, start, control.tolerance, control.max_evaluations, callback, noise=1e-9)
     x = _snap_to_boundary(problem, found.x, found.value, control)
     convergence = Convergence(
         converged=not found.message or found.predicted < 1e-4,

@@ -23,7 +23,7 @@ from pylmernn.engines.pirls_system import ReweightedSystem
 from pylmernn.engines.pls import DirectElimination
 from pylmernn.engines.profiled import NUDGE, layout
 from pylmernn.engines.start import moment_start
-from pylmernn.engines.working import WorkingColumns, working_columns, working_term
+from pylmernn.engines.working import WorkingColumns, to_working, working_columns, working_term
 from pylmernn.families.family import Dispersion, Family
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.linalg.crossproducts import GroupRows, cross_products
@@ -190,6 +190,15 @@ class GeneralizedProblem:
         if (np.abs(given) > PHI_LIMIT).any():
             raise np.linalg.LinAlgError("the dispersion is out of reach")
         return self.family.from_unconstrained(given)
+
+    def point(self, theta: FloatArray, beta: FloatArray, phi: Dispersion) -> FloatArray:
+        """The point of the search at the user's theta, beta and dispersion, near which modes are then looked for."""
+        parts, working = [to_working(self.design.random, self.transforms, theta)], self.working_beta(beta)
+        if not self.joint:
+            parts.append(working)
+        shifted = self.family.shifted(phi, self.constant(working))
+        self.begin_at(working)
+        return np.concatenate([*parts, self.family.unconstrained(shifted)])
 
     def fixed_factor(self, at: Evaluation) -> FloatArray:
         """Lower Cholesky factor (p, p) of ``X' V^-1 X`` at the modes just found, less what thresholds take of it.

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from pylmernn.engines.barvariances import mode_variances
 from pylmernn.engines.pirls import GeneralizedEstimates
 from pylmernn.engines.pirls_problem import GeneralizedProblem
-from pylmernn.engines.working import to_working
 from pylmernn.formula.design import Design
 
 FloatArray = NDArray[np.float64]
@@ -20,14 +19,7 @@ def problem_at(design: Design, estimates: GeneralizedEstimates) -> tuple[General
     """The problem of a fit and the point of its search, modes warm."""
     assert estimates.family is not None
     problem = GeneralizedProblem(design, estimates.family, estimates.nAGQ)
-    parts = [to_working(design.random, problem.transforms, estimates.theta)]
-    beta = problem.working_beta(estimates.beta)
-    if not problem.joint:
-        parts.append(beta)
-    phi = estimates.family.shifted(estimates.phi, problem.constant(beta))
-    parts.append(estimates.family.unconstrained(phi))
-    problem.begin_at(beta)
-    return problem, np.concatenate(parts)
+    return problem, problem.point(estimates.theta, estimates.beta, estimates.phi)
 
 
 def fixed_covariance(design: Design, estimates: GeneralizedEstimates) -> FloatArray:
