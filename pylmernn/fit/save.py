@@ -150,7 +150,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
         from pylmernn.fit.save_varying import get_added
 
         fit = _varying_fit(design, cast("VaryingEstimates", estimates), frame, call)
-        fit.added = get_added(parts)
+        fit.added = get_added(parts)  # type: ignore[assignment]
         return fit
     kind = GeneralizedFit if isinstance(estimates, GeneralizedEstimates) else MixedFit
     return kind(design, cast("Any", estimates), frame, call)

@@ -12,6 +12,7 @@ from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import BarEstimates
+from pylmernn.engines.nme_several_variance import SeveralRows
 from pylmernn.engines.nme_variance import GroupRows
 from pylmernn.families import Family
 from pylmernn.fit.save import named_family
@@ -129,16 +130,27 @@ def get_varying(
     )
 
 
-def put_added(parts: Parts, added: GroupRows | None) -> None:
+def put_added(parts: Parts, added: GroupRows | SeveralRows | None) -> None:
     """Keep the rows from which groups were learnt after the fit, if there are any."""
-    if added is not None:
-        for field in dataclasses.fields(added):
-            parts.put(f"added.{field.name}", getattr(added, field.name))
+    if added is None:
+        return
+    for field in dataclasses.fields(added):
+        own = getattr(added, field.name)
+        for k, each in enumerate(own if isinstance(own, tuple) else ()):
+            parts.put(f"added.{field.name}.{k}", each)
+        if not isinstance(own, tuple):
+            parts.put(f"added.{field.name}", own)
 
 
-def get_added(parts: Parts) -> GroupRows | None:
+def get_added(parts: Parts) -> GroupRows | SeveralRows | None:
     """Rows that :func:`put_added` kept."""
     names = [field.name for field in dataclasses.fields(GroupRows)]
+    if "added.codes.0" in parts.arrays:
+        kept: dict[str, Any] = {name: parts.arrays[f"added.{name}"] for name in ("X", "inputs", "weights")}
+        for name in ("codes", "columns"):
+            count = sum(key.startswith(f"added.{name}.") for key in parts.arrays)
+            kept[name] = tuple(parts.arrays[f"added.{name}.{k}"] for k in range(count))
+        return SeveralRows(**kept)
     if f"added.{names[0]}" not in parts.arrays:
         return None
     return GroupRows(**{name: parts.arrays[f"added.{name}"] for name in names})

@@ -52,12 +52,22 @@ class Asked(NamedTuple):
         Of each ordinary bar: which columns take part.
     whole : bool
         Whether these are the rows of the fit with all random effects.
+    include : list of bool
+        Which bars take part, those of the network first.
     """
 
     rows: NewRows
     codes: list[IntArray]
     columns: tuple[NDArray[np.bool_], ...]
     whole: bool
+    include: list[bool]
+
+    @property
+    def generic(self) -> Asked:
+        """The same rows without random effects."""
+        codes = [np.full_like(own, -1) for own in self.codes]
+        columns = tuple(np.zeros_like(own) for own in self.columns)
+        return Asked(self.rows, codes, columns, False, [False] * len(self.include))
 
 
 class Effects(Ranef):
@@ -174,7 +184,7 @@ class SeveralBars(VaryingVerbs):
             self._check_levels(rows, used, allow_new_levels)
         codes = [own if want else np.full(len(own), -1, np.int32) for own, want in zip(codes, wanted, strict=True)]
         whole = newdata is None and all(wanted) and all(bool(own.all()) for own in columns)
-        return Asked(rows, codes, columns, whole)
+        return Asked(rows, codes, columns, whole, [*wanted, *(bool(own.any()) for own in columns)])
 
     def _taken(self, re_form: Any) -> tuple[list[bool], tuple[NDArray[np.bool_], ...]]:
         """Which bars of the network take part, and which columns of the ordinary ones."""
@@ -228,7 +238,7 @@ class SeveralBars(VaryingVerbs):
 
     def _level_names(self, rows: NewRows, newdata: Any) -> tuple[list[NDArray[Any]], list[FloatArray | None]]:
         """Names of the levels (m,) of new rows in each bar and, of ordinary ones, columns (m, d)."""
-        names = [*rows.varying, *(_levels_of(self.frame, newdata, term) for term in self.design.random)]
+        names = [*rows.varying, *(level_names(self.frame, newdata, term) for term in self.design.random)]
         return names, [*[None] * len(rows.varying), *(new.columns for new in rows.random)]
 
     def _fresh(
@@ -274,7 +284,7 @@ class SeveralBars(VaryingVerbs):
         return type(self)(design, estimates, self.frame, self.call)  # type: ignore[call-arg]
 
 
-def _levels_of(frame: ModelFrame, newdata: Any, term: RandomTerm) -> NDArray[Any]:
+def level_names(frame: ModelFrame, newdata: Any, term: RandomTerm) -> NDArray[Any]:
     """Names of the levels of an ordinary bar in new rows, empty where they are missing."""
     bar = next(bar for bar in frame.formula.random if bar.label == term.label)
     factor = Evaluator(as_pandas(newdata), frame.state, False, FUNCTIONS).factor(bar.group)

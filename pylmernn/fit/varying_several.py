@@ -5,20 +5,22 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_predict import new_effects
+from pylmernn.engines.nme_several_variance import SeveralRows
+from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
-from pylmernn.fit.several_bars import SeveralBars
 from pylmernn.fit.varying_linear import LinearVaryingVerbs
+from pylmernn.fit.varying_several_answers import SeveralAnswers
 from pylmernn.fit.varying_several_text import summary_text
 from pylmernn.formula import ModelFrame
-from pylmernn.formula.design import Design, FloatArray
+from pylmernn.formula.design import Design, DesignError
 
 
-class SeveralFit(SeveralBars, LinearVaryingVerbs):
+class SeveralFit(SeveralAnswers, LinearVaryingVerbs):
     """A fitted ``y = offset + X beta + f(x; theta_bar + sum_t eta^t) + Z b + e``.
 
     Made by :func:`pylmernn.lmernn` for formulas such as ``"y ~ nn(x) + (nn.last | culture/person)"`` or
@@ -51,10 +53,15 @@ class SeveralFit(SeveralBars, LinearVaryingVerbs):
         self,
         newdata: Any = None,
         re_form: Any = None,
+        random_only: bool = False,
         allow_new_levels: bool = False,
+        se_fit: bool = False,
+        interval: str | bool | None = None,
+        level: float = 0.95,
+        na_action: str = "pass",
         average: int = 0,
         seed: int = 0,
-    ) -> pd.Series:
+    ) -> pd.Series | pd.DataFrame:
         """Predictions for known levels and new ones.
 
         Parameters
@@ -64,23 +71,54 @@ class SeveralFit(SeveralBars, LinearVaryingVerbs):
         re_form : None, "NA" or str, default None
             "NA" for the generic network and no random effects; a formula such as "~ (nn.last | culture)" for the bars
             that it names.
+        random_only : bool, default False
+            What the random effects add to the generic prediction, alone.
         allow_new_levels : bool, default False
             Whether levels that the fit has not seen have effects of zero. A new person of a known culture so has the
             culture's network.
+        se_fit : bool, default False
+            Also standard errors of the mean: random effects of all bars, fixed effects and last layer jointly,
+            variances taken as known.
+        interval : {None, "confidence", "prediction", True}
+            Also limits, for the mean or (True as well) for a new response of weight 1.
+        level : float, default 0.95
+            Of the limits.
+        na_action : {"pass", "omit", "fail"}
+            Rows of newdata with missing values: give NaN, leave them out, or refuse.
         average : int, default 0
             So many draws of the deviations of levels that are not known, over which predictions are averaged instead.
         seed : int, default 0
             Of the draws.
 
+        Returns
+        -------
+        Series, or DataFrame with columns fit, se (and lwr, upr)
+
         Raises
         ------
         DesignError
             For new levels without ``allow_new_levels``, missing columns, or a bar that the model has not.
+
+        Notes
+        -----
+        Variances are those of the model linearised at the estimates, which is the linear mixed model itself where only
+        the last layer varies (:mod:`pylmernn.engines.nme_several_variance`). A new level adds the variance of its
+        random effects, whereas bars that ``re_form`` leaves out add nothing. Levels learnt by :meth:`update_ranef`
+        count as if all had been estimated together. What :meth:`pylmernn.fit.varying.VaryingFit.predict` says of the
+        layers below the last and of the noise holds here too.
         """
-        asked = self._asked(newdata, re_form, allow_new_levels)
-        if asked.whole:
-            return self.fitted()
-        return pd.Series(self._linear_predictors(asked, average, seed), index=asked.rows.row_names)
+        interval = interval_name(interval)
+        if random_only and (se_fit or interval or average):
+            raise DesignError("random_only is for predictions alone: leave out se_fit, interval and average.")
+        asked = self._asked(newdata, re_form, allow_new_levels, na_action)
+        if random_only:
+            added = self._linear_predictors(asked) - self._linear_predictors(asked.generic)
+            return pd.Series(added, index=asked.rows.row_names)
+        found = self.estimates.fitted if asked.whole else self._linear_predictors(asked, average, seed)
+        if not se_fit and interval is None:
+            return pd.Series(found, index=asked.rows.row_names)
+        weights = self.design.weights if newdata is None else None
+        return self._error_frame(asked, found, weights, interval, level)
 
     def update_ranef(self, newdata: Any) -> SeveralFit:
         """The same fit with the effects of further levels, from rows of theirs; all else stays as it is.
@@ -104,20 +142,22 @@ class SeveralFit(SeveralBars, LinearVaryingVerbs):
             For rows without a new level, missing columns or values, or an infinite response.
         """
         rows, y = self._learnt_rows(newdata)
-        return self.with_rows(
-            rows.nets[0], y - rows.offset - rows.X @ self.estimates.beta, *self._level_names(rows, newdata)
-        )
-
-    def with_rows(
-        self,
-        inputs: FloatArray,
-        rest: FloatArray,
-        names: list[NDArray[Any]],
-        columns: list[FloatArray | None],
-    ) -> SeveralFit:
-        """:meth:`update_ranef` for rows as arrays: levels (m,) and, of ordinary bars, columns (m, d) of each bar."""
+        names, columns = self._level_names(rows, newdata)
         fresh, levels = self._fresh(names, columns)
-        return self._grown(new_effects(self.estimates, inputs, rest, fresh), levels)
+        rest = y - rows.offset - rows.X @ self.estimates.beta
+        after = self._grown(new_effects(self.estimates, rows.nets[0], rest, fresh), levels)
+        own = SeveralRows(
+            rows.X,
+            rows.nets[0],
+            tuple(each.codes for each in fresh),
+            tuple(each.columns for each in fresh if each.columns is not None),
+            np.ones(len(y)),
+        )
+        bars = [*self.estimates.varying, *self.estimates.random]
+        new = [each.codes >= len(bar.effects) for each, bar in zip(fresh, bars, strict=True)]
+        learnt = own.take(np.logical_or.reduce(new))
+        after.added = learnt if self.added is None else self.added.joined(learnt)
+        return after
 
     # ---- text
 
