@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def averaged(
     cells, total = cells_of(codes), np.zeros(len(inputs))
     shown = [np.where(cells.levels[:, k] < 0, len(bar.effects), cells.levels[:, k]) for k, bar in _numbered(estimates)]
     for _ in range(draws):
-        effects = [np.vstack([bar.effects, _draw(bar, rng)]) for bar in estimates.varying]
+        effects = [np.vstack([bar.effects, draw_of(bar, rng)]) for bar in estimates.varying]
         eta = deviations(estimates.varying, effects, np.stack(shown, axis=1), estimates.selected.size)
         total += _values(network, estimates.networks.scale, inputs, eta, cells.codes)
     return total / draws
@@ -80,7 +80,8 @@ def _numbered(estimates: SeveralEstimates) -> list[tuple[int, BarEstimates]]:
     return list(enumerate(estimates.varying))
 
 
-def _draw(bar: BarEstimates, rng: np.random.Generator) -> FloatArray:
+def draw_of(bar: BarEstimates, rng: np.random.Generator) -> FloatArray:
+    """Effects (d,) of a level that is not known."""
     normal = rng.standard_normal(bar.factor.shape[-1])
     return np.asarray(bar.factor * normal if bar.factor.ndim == 1 else bar.factor @ normal)
 
@@ -103,8 +104,42 @@ class Fresh(NamedTuple):
     columns: FloatArray | None = None
 
 
+class Response(Protocol):
+    """What new rows respond.
+
+    Attributes
+    ----------
+    is_number : bool
+        Whether the misfit is quadratic, so that no step overshoots where the network does not bend.
+    """
+
+    is_number: bool
+
+    def working(self, predictor: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        """Working residuals and weights, (m,) each, at values (m,) of network and random effects; None for ones."""
+
+    def misfit(self, predictor: FloatArray) -> float:
+        """In units of twice the log-likelihood, but for a constant."""
+
+
+class Numbers(NamedTuple):
+    """Numbers less offset and ``X beta``, (m,), with the standard deviation of their noise."""
+
+    rest: FloatArray
+    sigma: float
+    is_number: bool = True
+
+    def working(self, predictor: FloatArray) -> tuple[FloatArray, None]:
+        """See :class:`Response`."""
+        return self.rest - predictor, None
+
+    def misfit(self, predictor: FloatArray) -> float:
+        """See :class:`Response`."""
+        return float(((self.rest - predictor) ** 2).sum()) / self.sigma**2
+
+
 def new_effects(
-    estimates: SeveralEstimates, inputs: FloatArray, rest: FloatArray, fresh: Sequence[Fresh]
+    estimates: SeveralEstimates, inputs: FloatArray, rest: FloatArray | Response, fresh: Sequence[Fresh]
 ) -> list[tuple[FloatArray, FloatArray]]:
     """Effects of new levels from rows of theirs, all else known, the effects of known levels too.
 
@@ -112,8 +147,8 @@ def new_effects(
     ----------
     estimates : SeveralEstimates
     inputs : ndarray, shape (m, k)
-    rest : ndarray, shape (m,)
-        Response less offset and ``X beta``.
+    rest : ndarray, shape (m,), or Response
+        Response less offset and ``X beta``; or what else the rows respond.
     fresh : one for each bar, those of the network first
 
     Returns
@@ -121,6 +156,7 @@ def new_effects(
     list of (effects, variances)
         Of the new levels of each bar: posterior modes (q', d), and their variances (q', d, d) or (q', d).
     """
+    response: Response = Numbers(rest, estimates.sigma) if isinstance(rest, np.ndarray) else rest
     bars = [*estimates.varying, *estimates.random]
     network, scale = network_of(estimates), estimates.networks.scale
     effects = [
@@ -140,23 +176,23 @@ def new_effects(
             for own, mine in zip(fresh, these, strict=True)
             if own.columns is not None
         ]
-        return np.asarray(sum(parts, np.zeros(len(rest))))
+        return np.asarray(sum(parts, np.zeros(len(inputs))))
 
-    def squares(these: list[FloatArray]) -> float:
-        f = _values(network, scale, inputs, eta_of(these), cells.codes)
-        return float(((rest - ordinary(these) - f) ** 2).sum())
+    def misfit(these: list[FloatArray]) -> float:
+        return response.misfit(ordinary(these) + _values(network, scale, inputs, eta_of(these), cells.codes))
 
     for _ in range(STEPS):
         f, J = (
             scale * each.double().numpy()
             for each in network.jacobian(prepared, torch.from_numpy(eta_of(effects)).float(), at)
         )
-        errors = rest - ordinary(effects) - f
-        found = _solved(estimates.sigma, bars, fresh, effects, errors, np.asarray(J))
+        predictor = ordinary(effects) + f
+        errors, weights = response.working(predictor)
+        found = _solved(estimates.sigma, bars, fresh, effects, errors, np.asarray(J), weights)
         steps = [new - old for (new, _), old in zip(found, _new_rows(effects, fresh), strict=True)]
-        before, length = float((errors**2).sum()), 1.0
-        while not estimates.selected.linear and length > 0.1:
-            if squares(_moved(effects, steps, length)) <= before + 2 * estimates.sigma**2:
+        before, length = response.misfit(predictor), 1.0
+        while not (estimates.selected.linear and response.is_number) and length > 0.1:
+            if misfit(_moved(effects, steps, length)) <= before + 2.0:
                 break
             length /= 2
         effects = _moved(effects, steps, length)
@@ -188,6 +224,7 @@ def _solved(
     effects: Sequence[FloatArray],
     errors: FloatArray,
     J: FloatArray,
+    weights: FloatArray | None,
 ) -> list[tuple[FloatArray, FloatArray]]:
     """Modes and variances of the new levels in the linearised model."""
     terms, work, n = [], errors.copy(), len(errors)
@@ -204,7 +241,7 @@ def _solved(
         names = tuple(map(str, range(spherical.shape[1])))
         terms.append(RandomTerm(f"bar {k}", codes, np.arange(own.added), spherical, names))
     theta = [np.eye(term.width)[structure("us").positions(term.width)] / sigma for term in terms]
-    found = expected(Design(work, np.empty((n, 0)), (), tuple(terms)), np.concatenate(theta))
+    found = expected(Design(work, np.empty((n, 0)), (), tuple(terms), weights), np.concatenate(theta))
     solved, out = iter(zip(found.b, found.variances, strict=True)), []
     for bar, own in zip(bars, fresh, strict=True):
         if not own.added:
