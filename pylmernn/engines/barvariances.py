@@ -126,7 +126,8 @@ def rows_of_factor(
     problem: Problem, rows: NewRows, terms: Sequence[int], include: Sequence[bool]
 ) -> tuple[NDArray[np.int64], FloatArray]:
     """Level and working columns of every new row for one grouping factor; zeros where it is unseen or not included."""
-    codes = np.max([rows.random[t].codes for t in terms], axis=0).astype(np.int64)  # -1 where a term is not asked for
+    asked = [t for t in terms if include[t]] or list(terms)  # the levels of the others need not be there
+    codes = rows.random[asked[0]].codes.astype(np.int64)
     working = [rows.random[t].columns @ np.linalg.inv(problem.transforms[t]) * float(include[t]) for t in terms]
     columns = np.concatenate(working, axis=1)
     columns = np.where(codes[:, None] < 0, 0.0, columns)
