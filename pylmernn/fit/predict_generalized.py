@@ -84,19 +84,8 @@ class GeneralizedPrediction(PredictionVerbs):
     def _residuals(self, type: str) -> FloatArray:
         if type not in RESIDUAL_TYPES:
             raise DesignError(f"residuals of type '{type}' are not known: use one of {', '.join(RESIDUAL_TYPES)}.")
-        y, weights, eta, phi, family = self.design.y, self._weights, self._eta, self.estimates.phi, self._family
-        raw = y - self._mu
-        if type == "response":
-            return raw
-        if type == "pearson":
-            return np.sign(raw) * np.sqrt(family.pearson(y, weights, eta, phi))
-        if type == "deviance":
-            deviance = weights * family.unit_deviance(y, family.link.inverse(eta), phi)
-            return np.sign(raw) * np.sqrt(np.maximum(deviance, 0.0))
-        if family.categorical:
-            step = family.step(y, weights, eta, phi)
-            return step.score / step.observed
-        return raw / family.link.derivatives(eta)[1]
+        e = self.estimates
+        return residuals_of(self._family, type, self.design.y, self._weights, self._eta, self._mu, e.phi)
 
     def residuals(self, type: str = "deviance", scaled: bool = False) -> pd.Series:
         """Residuals.
@@ -305,6 +294,24 @@ class GeneralizedPrediction(PredictionVerbs):
             self._family.draw(rng, self._family.link.inverse(column), given, self.estimates.phi) for column in eta.T
         ]
         return np.column_stack(draws)
+
+
+def residuals_of(
+    family: Family, type: str, y: FloatArray, weights: FloatArray, eta: FloatArray, mu: FloatArray, phi: Dispersion
+) -> FloatArray:
+    """Residuals (n,) of a type of RESIDUAL_TYPES, for linear predictors eta and means mu."""
+    raw = y - mu
+    if type == "response":
+        return raw
+    if type == "pearson":
+        return np.asarray(np.sign(raw) * np.sqrt(family.pearson(y, weights, eta, phi)))
+    if type == "deviance":
+        deviance = weights * family.unit_deviance(y, family.link.inverse(eta), phi)
+        return np.asarray(np.sign(raw) * np.sqrt(np.maximum(deviance, 0.0)))
+    if family.categorical:
+        step = family.step(y, weights, eta, phi)
+        return step.score / step.observed
+    return np.asarray(raw / family.link.derivatives(eta)[1])
 
 
 def response_limits(

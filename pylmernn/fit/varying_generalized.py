@@ -18,19 +18,15 @@ from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.varcorr import VarCorr
 from pylmernn.fit.varying import VaryingFit
 from pylmernn.fit.varying_answers import is_generic
+from pylmernn.fit.varying_family import FamilyVerbs
 from pylmernn.fit.varying_intervals import fit_rows, generalized_frame, group_rows, informed, with_more
 from pylmernn.fit.varying_text import SHOWN
-from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import DesignError, FloatArray, IntArray, NewRows
-from pylmernn.formula.evaluate import Evaluator
-from pylmernn.formula.response import read_response, response_numbers
-from pylmernn.formula.transforms import FUNCTIONS
-from pylmernn.formula.values import Factor
 
 TYPES = ("link", "response", "prob", "class")
 
 
-class GeneralizedVaryingFit(VaryingFit):
+class GeneralizedVaryingFit(FamilyVerbs, VaryingFit):
     """A fitted generalized model with linear predictors ``offset + X beta + f(x; theta_bar + eta_i)`` in group i.
 
     Made by :func:`pylmernn.glmernn` for formulas such as ``"y ~ nn(x) + (nn.last | person)"``; has the verbs of
@@ -79,28 +75,6 @@ class GeneralizedVaryingFit(VaryingFit):
         return LogLik(-0.5 * e.objective, df, self.design.n)
 
     # ---- values
-
-    def fitted(self) -> Any:
-        """Means at the rows of the fit, deviations included; probabilities, a column a class, of a categorical one."""
-        return self._table(means(self.estimates, self.estimates.fitted), self._names)
-
-    def residuals(self) -> pd.Series:
-        """Response less means.
-
-        Raises
-        ------
-        DesignError
-            For a categorical response.
-        """
-        if self.estimates.classes and self.estimates.family and self.estimates.family.categorical:
-            raise DesignError("a response of classes has no residuals: look at predict_proba().")
-        return self._series(self.design.y - means(self.estimates, self.estimates.fitted))
-
-    def _table(self, numbers: FloatArray, names: Any) -> Any:
-        """Numbers (m,) as a Series, (m, C) as a table with the classes for columns."""
-        if numbers.ndim == 1:
-            return pd.Series(numbers, index=names)
-        return pd.DataFrame(numbers, index=names, columns=list(self.estimates.classes))
 
     def predict(  # type: ignore[override]
         self,
@@ -173,15 +147,6 @@ class GeneralizedVaryingFit(VaryingFit):
             self._errors, eta, some, not is_generic(re_form), type, interval, level, seed, pd.Index(rows.row_names)
         )
 
-    @staticmethod
-    def _most_likely(table: pd.DataFrame) -> pd.Series:
-        numbers = table.to_numpy()
-        missing = np.isnan(numbers).any(axis=1)
-        best = np.where(missing, 0, np.nan_to_num(numbers).argmax(axis=1))
-        chosen = np.array(table.columns, dtype=object)[best]
-        chosen[missing] = None
-        return pd.Series(chosen, index=table.index)
-
     def predict_proba(
         self,
         newdata: Any = None,
@@ -203,15 +168,9 @@ class GeneralizedVaryingFit(VaryingFit):
         DesignError
             For a response that has no classes.
         """
-        family = self.estimates.family
-        assert family is not None
         rows, codes = self._rows_to_predict(newdata, re_form, allow_new_levels, na_action)
         found = self._means(self._linear_predictors(rows, codes, newdata is None), rows, codes, average, seed)
-        if family.name == "binomial":
-            found = np.column_stack([1.0 - found, found])
-        elif not family.categorical:
-            raise DesignError(f"the {family.name} family has no classes: use predict().")
-        return pd.DataFrame(found, index=rows.row_names, columns=list(self.estimates.classes or ("0", "1")))
+        return self._probability_table(found, rows.row_names)
 
     def _rows_to_predict(
         self, newdata: Any, re_form: Any, allow_new_levels: bool, na_action: str
@@ -278,34 +237,6 @@ class GeneralizedVaryingFit(VaryingFit):
             eta = self._fixed(rows) + values(estimates, rows.nets[0], places)
             after.added = with_more(self.added, informed(estimates, group_rows(rows, places, weights), y, eta))
         return after
-
-    def _new_response(self, newdata: Any, m: int) -> tuple[FloatArray, FloatArray]:
-        """Responses of new rows as the family has them, and weights."""
-        family, name = self.estimates.family, self.design.response
-        assert family is not None
-        env = Evaluator(as_pandas(newdata), self.frame.state, False, FUNCTIONS)
-        value = read_response(env, self.frame.formula, family.name)
-        if isinstance(value, Factor):
-            classes = list(self.estimates.classes)
-            levels = [str(level) for level in value.levels]
-            used = {levels[code] for code in value.codes if code >= 0}
-            if family.name == "binomial" and classes[1].startswith("not "):
-                return np.array([float(levels[code] != classes[0]) for code in value.codes]), np.ones(m)
-            unseen = sorted(used - set(classes))
-            if unseen:
-                raise DesignError(
-                    f"the response '{name}' is '{unseen[0]}' in the new rows, which the fit has not seen."
-                )
-            if (value.codes < 0).any():
-                raise DesignError(f"the response '{name}' has missing values in the new rows.")
-            return np.array([float(classes.index(levels[code])) for code in value.codes]), np.ones(m)
-        if value.values.ndim == 1:
-            y, trials = np.array(value.values, dtype=np.float64), None
-        else:
-            y, trials = response_numbers(value, name, family.name)
-        if not np.isfinite(y).all():
-            raise DesignError(f"the response '{name}' has missing or infinite values in the new rows.")
-        return y, np.ones(m) if trials is None else trials
 
     # ---- text
 
