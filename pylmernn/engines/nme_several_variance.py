@@ -33,6 +33,7 @@ from pylmernn.engines.nme_variance import (
     calibrate,
     directions,
     features,
+    information,
 )
 from pylmernn.engines.variances import prediction_variance
 from pylmernn.formula.design import Design, FloatArray, IntArray, NewRows, NewTerm, RandomTerm, independent_columns
@@ -83,14 +84,14 @@ class SeveralRows:
         return SeveralRows(X, inputs, codes, columns, weights)
 
 
-def rows_of(design: Design) -> SeveralRows:
-    """The rows of the fit of a linear model."""
+def rows_of(design: Design, estimates: SeveralEstimates | None = None) -> SeveralRows:
+    """The rows of a fit; without estimates their weights are those of a linear model."""
     return SeveralRows(
         design.X,
         design.nets[0].inputs,
         (*(term.codes for term in design.varying), *(term.codes for term in design.random)),
         tuple(term.columns for term in design.random),
-        np.ones(design.n) if design.weights is None else design.weights,
+        information(design, estimates),
     )
 
 
@@ -253,7 +254,7 @@ class SeveralErrors:
 
 
 def errors_of(design: Design, estimates: SeveralEstimates, added: SeveralRows | None = None) -> SeveralErrors:
-    """How certain the predictions of a fit of a linear model are.
+    """How certain the predictions of a fit are.
 
     Parameters
     ----------
@@ -263,7 +264,7 @@ def errors_of(design: Design, estimates: SeveralEstimates, added: SeveralRows | 
     added : SeveralRows, optional
         Rows from which further levels were learnt.
     """
-    rows = rows_of(design)
+    rows = rows_of(design, estimates)
     groups = [*(term.group for term in design.varying), *(term.group for term in design.random)]
     model = SeveralLinearised(estimates, rows.joined(added), groups)
     found = calibrate(design, cast("Any", estimates), cast("Any", model), cast("Any", rows))

@@ -23,9 +23,8 @@ from pylmernn.engines.estimates import Convergence, Estimates
 from pylmernn.engines.network_variance import Calibration, drawn_slope, slope_and_noise
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_exact import DEPENDENT
-from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_predict import network_of, values
-from pylmernn.engines.nme_working import Rows
+from pylmernn.engines.nme_working import Rows, is_generalized
 from pylmernn.engines.variances import prediction_variance
 from pylmernn.formula.design import (
     Design,
@@ -83,15 +82,25 @@ def rows_of(design: Design, estimates: VaryingEstimates) -> GroupRows:
     DesignError
         For a multinomial model.
     """
+    return GroupRows(design.X, design.nets[0].inputs, design.varying[0].codes, information(design, estimates))
+
+
+def information(design: Design, estimates: Any) -> FloatArray:
+    """What rows tell of their linear predictors (n,), in units of sigma: prior weights of a linear model.
+
+    Raises
+    ------
+    DesignError
+        For a multinomial model.
+    """
     weights = np.ones(design.n) if design.weights is None else design.weights
-    if isinstance(estimates, GeneralizedVaryingEstimates):
-        if estimates.beta.ndim == 2:
-            raise DesignError("standard errors of a multinomial model with a network that varies are not known.")
-        assert estimates.family is not None
-        data = Rows(estimates.family, design.y, weights)
-        root, _ = data.working(torch.from_numpy(estimates.fitted.copy())[:, None], estimates.phi)
-        weights = root[:, 0, 0].numpy() ** 2
-    return GroupRows(design.X, design.nets[0].inputs, design.varying[0].codes, weights)
+    if not is_generalized(estimates):
+        return weights
+    if estimates.beta.ndim == 2:
+        raise DesignError("standard errors of a multinomial model with a network that varies are not known.")
+    data = Rows(estimates.family, design.y, weights)
+    root, _ = data.working(torch.from_numpy(estimates.fitted.copy())[:, None], estimates.phi)
+    return np.asarray(root[:, 0, 0].numpy() ** 2)
 
 
 def joined(rows: GroupRows, added: GroupRows | None) -> GroupRows:
@@ -316,7 +325,7 @@ def calibrate(design: Design, estimates: VaryingEstimates, model: Linearised, ro
     leverage = np.minimum(held.weights * inside / estimates.sigma**2, MOST_LEVERAGE)
     squares = held.weights * working_residuals(design, estimates)[at] ** 2 / (1.0 - leverage)
     added = held.weights * added
-    if isinstance(estimates, GeneralizedVaryingEstimates):
+    if is_generalized(estimates):
         return Calibration(1.0 if estimates.exact else drawn_slope(squares, added, held.weights), nothing.noise)
     level = max(float(squares.mean()), nothing.noise)
     return Calibration(1.0, level) if estimates.exact else slope_and_noise(squares, added, level)
@@ -328,11 +337,10 @@ def is_linear(estimates: VaryingEstimates) -> bool:
     return estimates.exact and not spec.class_name and not spec.options["hidden"] and not any(spec.levels)
 
 
-def working_residuals(design: Design, estimates: VaryingEstimates) -> FloatArray:
+def working_residuals(design: Design, estimates: Any) -> FloatArray:
     """Residuals in units of the linear predictor, (n,)."""
-    if not isinstance(estimates, GeneralizedVaryingEstimates):
+    if not is_generalized(estimates):
         return np.asarray(design.y - estimates.fitted)
-    assert estimates.family is not None
     weights = np.ones(design.n) if design.weights is None else design.weights
     root, residual = Rows(estimates.family, design.y, weights).working(
         torch.from_numpy(estimates.fitted.copy())[:, None], estimates.phi

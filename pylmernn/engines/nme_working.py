@@ -9,6 +9,8 @@ with probabilities p the information ``diag(p) - pp'`` has the root ``diag(p)^1/
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +26,11 @@ LEAST = 1e-10  # weight or probability
 STARTING_STEPS = 8  # of Newton for beta alone
 LARGEST = 12.0  # change of a linear predictor that one step for beta may make
 NODES = 5  # over the posterior of a row's linear predictor, for the dispersion
+
+
+def is_generalized(estimates: Any) -> bool:
+    """Whether a network that varies has a family other than normal."""
+    return getattr(estimates, "family", None) is not None
 
 
 class Rows:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.fit import plot, plot_networks
 from pylmernn.fit.networks import plot_history
 from pylmernn.formula.design import DesignError, FloatArray
@@ -63,7 +63,7 @@ def _axes(ax: Axes | None, width: float = 6.2, height: float = 4.4) -> Axes:
 
 
 def _is_generalized(fit: Any) -> bool:
-    return isinstance(fit.estimates, GeneralizedVaryingEstimates)
+    return is_generalized(fit.estimates)
 
 
 def _one_output(fit: Any, what: str) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pylmernn.engines.nme import VaryingEstimates
+from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_predict import network_of
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import cells_of
 from pylmernn.engines.nme_several_predict import deviations
 from pylmernn.engines.nme_several_variance import SeveralErrors, SeveralRows, rows_of
 from pylmernn.engines.nme_variance import GroupRows
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.formula.design import Design, DesignError, FloatArray, IntArray
 from pylmernn.formula.varying import VaryingTerm
 from pylmernn.mean.varying import Selected, select, union
@@ -86,7 +88,11 @@ def _as_one(
 ) -> VaryingEstimates:
     kept = {f.name: getattr(e, f.name) for f in dataclasses.fields(VaryingEstimates) if hasattr(e, f.name)}
     unknown = np.zeros_like(effects)
-    return VaryingEstimates(
+    kind = VaryingEstimates
+    if is_generalized(e):
+        kind = GeneralizedVaryingEstimates
+        kept |= {name: getattr(e, name) for name in ("family", "phi", "classes")}
+    return kind(
         **kept | {"selected": selected},
         effects=effects,
         variances=unknown,

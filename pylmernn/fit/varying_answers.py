@@ -121,11 +121,17 @@ class VaryingAnswers(VaryingVerbs):
             index = pd.Index(rows.row_names)
         rng = np.random.default_rng(seed)
         eta = linear_predictors(self.estimates, self._fixed(rows), rows.nets[0], codes, drawn, nsim, rng)
-        values: Any = responses(self.estimates, eta, np.ones(len(codes)) if weights is None else weights, rng)
+        return self._responses(eta, weights, rng, index)
+
+    def _responses(
+        self, eta: FloatArray, weights: FloatArray | None, rng: np.random.Generator, index: pd.Index
+    ) -> pd.DataFrame:
+        """Responses drawn at linear predictors (m, nsim) or (m, C, nsim): columns sim_1, ...; names of classes."""
+        values: Any = responses(self.estimates, eta, np.ones(len(eta)) if weights is None else weights, rng)
         family = getattr(self.estimates, "family", None)
         if family is not None and family.categorical:
             values = np.array(self.estimates.classes, dtype=object)[values.astype(np.intp)]
-        return pd.DataFrame(values, index=index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+        return pd.DataFrame(values, index=index, columns=[f"sim_{i + 1}" for i in range(eta.shape[-1])])
 
     def _codes(self, rows: NewRows, allow_new_levels: bool) -> IntArray:
         raise NotImplementedError

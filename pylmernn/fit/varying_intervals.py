@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,16 +69,29 @@ def generalized_frame(
     seed: int,
     index: pd.Index,
 ) -> pd.DataFrame:
-    """The same of a generalized model, of linear predictors or means; ``eta`` (m,) are linear predictors.
+    """The same of a generalized model, of linear predictors or means; ``eta`` (m,) are linear predictors."""
+    found = variances(errors, rows, deviations)
+    return generalized_limits(errors.model.estimates, eta, found, rows.weights, type, interval, level, seed, index)
+
+
+def generalized_limits(
+    estimates: Any,
+    eta: FloatArray,
+    variance: FloatArray,
+    weights: FloatArray,
+    type: str,
+    interval: str | None,
+    level: float,
+    seed: int,
+    index: pd.Index,
+) -> pd.DataFrame:
+    """:func:`generalized_frame` for variances (m,) of the linear predictors, and weights (m,) of new responses.
 
     Raises
     ------
     DesignError
         For means of classes, or limits of a new response that has none.
     """
-    estimates = errors.model.estimates
-    assert isinstance(estimates, GeneralizedVaryingEstimates) and estimates.family is not None
-    variance = variances(errors, rows, deviations)
     limits = None if interval is None else "confidence"
     frame = interval_frame(eta, variance, 0.0, limits, level, index)
     if interval == "prediction" and type != "response":
@@ -92,7 +106,7 @@ def generalized_frame(
         out["lwr"], out["upr"] = np.sort([means(estimates, frame[end].to_numpy()) for end in ("lwr", "upr")], axis=0)
     elif interval == "prediction":
         se = np.sqrt(np.maximum(variance, 0.0))
-        limits_of_new = response_limits(estimates.family, estimates.phi, eta, se, rows.weights, level, seed)
+        limits_of_new = response_limits(estimates.family, estimates.phi, eta, se, weights, level, seed)
         out["lwr"], out["upr"] = limits_of_new
     return out
 

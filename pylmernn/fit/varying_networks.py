@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from pylmernn.engines.nme import VaryingEstimates
-from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_predict import network_of, values
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.fit.importance import BUDGET, ROWS
 from pylmernn.fit.losses import Loss, class_deviance, mean_deviance, squared_error
 from pylmernn.formula.design import Design, FloatArray, IntArray
@@ -30,7 +30,7 @@ def networks_of(estimates: VaryingEstimates, group: int | None = None) -> Networ
 def loss_of(design: Design, estimates: VaryingEstimates, f: FloatArray) -> Loss:
     """Squared error of a linear model, deviance of a generalized one; ``f`` are the networks' values at all rows."""
     rest = estimates.fitted - f
-    if not isinstance(estimates, GeneralizedVaryingEstimates):
+    if not is_generalized(estimates):
         return squared_error(design, design.y - rest)
     if estimates.beta.ndim == 2:
         return class_deviance(design, rest)

@@ -47,13 +47,18 @@ class SeveralAnswers(SeveralBars, VaryingAnswers):
     ) -> pd.DataFrame:
         """Columns fit and se, and lwr and upr where limits are asked for."""
         rows = several_rows(asked, weights)
+        noise = self._errors.calibration.noise / rows.weights
+        variance = self._variances(asked, rows)
+        return interval_frame(mean, variance, noise, interval, level, pd.Index(asked.rows.row_names))
+
+    def _variances(self, asked: Asked, rows: SeveralRows) -> FloatArray:
+        """Variances of means (m,), or of linear predictors; NaN where a value is missing."""
         inside = [rows.X, rows.inputs, *rows.columns]
         whole = np.flatnonzero(np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in inside]))
         variance = np.full(len(rows), np.nan)
         if len(whole):
             variance[whole] = self._errors.variance(rows.take(whole), asked.include)
-        noise = self._errors.calibration.noise / rows.weights
-        return interval_frame(mean, variance, noise, interval, level, pd.Index(asked.rows.row_names))
+        return variance
 
     # ---- simulation
 
@@ -104,12 +109,7 @@ class SeveralAnswers(SeveralBars, VaryingAnswers):
         fixed = rows.offset + rows.X @ self.estimates.beta
         Z = [new.columns for new in rows.random]
         eta = linear_predictors(self.estimates, fixed, rows.nets[0], codes, Z, [*kept, *columns], nsim, rng)
-        weights = self.design.weights if newdata is None else None
-        spread = self.estimates.sigma if weights is None else self.estimates.sigma / np.sqrt(weights)[:, None]
-        names = [f"sim_{i + 1}" for i in range(nsim)]
-        return pd.DataFrame(
-            eta + spread * rng.standard_normal(eta.shape), index=pd.Index(rows.row_names), columns=names
-        )
+        return self._responses(eta, self.design.weights if newdata is None else None, rng, pd.Index(rows.row_names))
 
     def _with_strangers(self, codes: list[IntArray], asked: Asked, newdata: Any) -> list[IntArray]:
         """Codes in which each level that the fit has not seen has one of its own."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from pylmernn.engines.nme import VaryingEstimates
-from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_predict import network_of
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.fit.simulate import draw_codes
 from pylmernn.formula.design import FloatArray, IntArray
 
@@ -53,22 +55,19 @@ def linear_predictors(
     return np.stack(out, axis=-1)
 
 
-def responses(
-    estimates: VaryingEstimates, eta: FloatArray, weights: FloatArray, rng: np.random.Generator
-) -> FloatArray:
+def responses(estimates: Any, eta: FloatArray, weights: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Responses (m, nsim) at linear predictors (m, nsim) or (m, C, nsim); codes of the classes of a categorical one.
 
     Parameters
     ----------
-    estimates : VaryingEstimates
+    estimates : VaryingEstimates or SeveralEstimates
     eta : ndarray
     weights : ndarray, shape (m,)
     rng : numpy Generator
     """
-    if not isinstance(estimates, GeneralizedVaryingEstimates):
-        return eta + estimates.sigma / np.sqrt(weights)[:, None] * rng.standard_normal(eta.shape)
+    if not is_generalized(estimates):
+        return np.asarray(eta + estimates.sigma / np.sqrt(weights)[:, None] * rng.standard_normal(eta.shape))
     family, phi = estimates.family, estimates.phi
-    assert family is not None
     columns = [np.ascontiguousarray(eta[..., draw]) for draw in range(eta.shape[-1])]
     if family.categorical:
         return np.column_stack([draw_codes(family.probabilities(column, phi), rng) for column in columns])
