@@ -22,9 +22,8 @@ above, :mod:`pylmernn.engines.nme_deep`. Not so with diagonal covariances, other
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,22 +31,21 @@ from numpy.typing import NDArray
 
 from pylmernn.engines import nme_crossfit, nme_deep, nme_faithful
 from pylmernn.engines.control import Control
-from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme_exact import given_trunk
+from pylmernn.engines.nme_loop import Callback as Callback
+from pylmernn.engines.nme_loop import train as train
 from pylmernn.engines.nme_members import Members
 from pylmernn.engines.nme_model import Given, VaryingModel
 from pylmernn.engines.nme_settle import given, settle
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
 from pylmernn.mean.varying import Selected
-from pylmernn.training.options import Training
 
 if TYPE_CHECKING:
     from pylmernn.engines.nme_several import SeveralEstimates
 
 FloatArray = NDArray[np.float64]
-Callback = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -186,80 +184,13 @@ def estimated(
     members = Members(last)
     best, history, stopped = train(members, callback)
     chosen = best.epoch if members.restore(best.state, not stopped) else len(history["epoch"])
+    solver = nme_crossfit.LinearSolver(REML, control)
     if last is model:
         model.held = nme_crossfit.nothing_held(model)
-        return nme_crossfit.finish(members, REML, control), chosen, history, stopped
+        return nme_crossfit.finish(members, solver, not stopped), chosen, history, stopped
     deep, deep_history, deep_stopped = train(model, callback)
     model.restore(deep.state)
-    found, is_deep = nme_deep.finish_deep(model, members, REML, control)
+    found, is_deep = nme_deep.finish_deep(model, members, solver, not stopped)
     model.held = model.held if is_deep else nme_crossfit.nothing_held(model)
     both = "; ".join(text for text in (stopped, deep_stopped) if text)
     return (found, deep.epoch, deep_history, both) if is_deep else (found, chosen, history, both)
-
-
-class Trained(Protocol):
-    """What :func:`train` trains."""
-
-    training: Training
-    trainer: Any
-
-    @property
-    def sigma2(self) -> float:
-        """Residual variance."""
-
-    def epoch(self, number: int) -> float:
-        """Train over the rows once; returns the loss met."""
-
-    def criterion(self) -> tuple[float, float, float]:
-        """Held-out losses at rows of known groups and of new ones, and both as one number."""
-
-    def state(self) -> Any:
-        """A copy of all that changes."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """What training keeps: an epoch (0 for none yet) and its state."""
-
-    epoch: int
-    criterion: float
-    state: Any
-
-
-def train(model: Trained, callback: Callback | None) -> tuple[Best, dict[str, list[float]], str]:
-    """Epochs until the schedule or patience ends, or the user.
-
-    Returns
-    -------
-    best : Best
-    history : dict of list
-    stopped : str
-        Why training ended before its time; empty where it did not.
-    """
-    training = model.training
-    history: dict[str, list[float]] = {name: [] for name in HISTORY}
-    best = Best(0, np.inf, model.state())
-    try:
-        for epoch in range(1, (training.epochs or 0) + 1):
-            begun = time.perf_counter()
-            loss = model.epoch(epoch)
-            rows, levels, criterion = model.criterion()
-            entry = (epoch, loss, rows, levels, model.sigma2**0.5, time.perf_counter() - begun)
-            for name, value in zip(HISTORY, entry, strict=True):
-                history[name].append(float(value))
-            model.trainer.end_epoch(criterion)
-            if criterion < best.criterion or not np.isfinite(criterion):
-                best = Best(epoch, criterion, model.state())
-            if callback is not None:
-                callback(epoch, criterion)
-            if training.patience is not None and epoch - best.epoch >= training.patience:
-                break
-    except KeyboardInterrupt:
-        if best.epoch == 0:
-            raise
-        return best, history, "training was interrupted"
-    except FloatingPointError as error:
-        if best.epoch == 0:
-            raise ValueError(f"{error}: scale the inputs, or lower the learning rate.") from None
-        return best, history, str(error)
-    return best, history, ""

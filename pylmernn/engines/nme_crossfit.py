@@ -5,10 +5,13 @@ them, and rows that a member has not learnt from say honestly how much groups di
 
 - The deviations of all groups, averaged over the members, have principal functions, ordered by what they explain. Each
   member has its own version of them, sums of its features.
-- Variances are those of a linear mixed model of all rows, each with the mean and the principal functions of the member
-  that has not learnt from it. Akaike's criterion chooses how many functions vary, or a constant of each group alone.
+- Variances are those of a mixed model of all rows, each with the mean and the principal functions of the member that
+  has not learnt from it. Akaike's criterion chooses how many functions vary, or a constant of each group alone.
 - Given these variances the last layer of each member is solved for again, by generalised least squares: deviations
   that were noise have disturbed it in training.
+- They have disturbed the layers below, too. So unless groups plainly differ there are members of which only a constant
+  varies, and Akaike's criterion chooses whose mean is taken. Where nothing but a constant varies it is always theirs:
+  the fit is then the network with an intercept a group.
 - One network of the make that was asked for learns the members' mean and the chosen functions
   (:mod:`pylmernn.engines.nme_distil`). The effects are those of all rows given this network and the variances.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +34,7 @@ from pylmernn.engines.crossfitting import fold_trends, some_rows
 from pylmernn.engines.estimates import Estimates
 from pylmernn.engines.nme_distil import distil
 from pylmernn.engines.nme_exact import DEPENDENT
+from pylmernn.engines.nme_loop import train
 from pylmernn.engines.nme_members import Members
 from pylmernn.engines.nme_model import Given, VaryingModel, last_layer
 from pylmernn.engines.variances import conditional_variance
@@ -44,6 +49,7 @@ MOST = 6  # principal functions
 NOTHING = 1e-3  # of the largest of them
 WIDEST = 40  # features of a last hidden layer, all of whose covariances members estimate
 ROWS_EACH = 4  # for each number that varies: with fewer rows nothing is left out
+PLAIN = 0.1  # of Akaike's criterion a row by which functions must beat a constant to need no generic members
 
 
 def offered(model: VaryingModel) -> bool:
@@ -63,6 +69,64 @@ def nothing_held(model: VaryingModel) -> Split:
     return Split(np.full(n, -1, dtype=np.intp), np.zeros(n, dtype=np.bool_), 0)
 
 
+class Solver(Protocol):
+    """How a mixed model given networks is estimated."""
+
+    def estimate(self, design: Design) -> Estimates:
+        """All of it."""
+
+    def at(self, design: Design, given: Estimates) -> tuple[FloatArray, FloatArray]:
+        """Coefficients (p,) and effects (q, r) at variances that are given."""
+
+    def losses(self, design: Design, predictor: FloatArray, given: Estimates) -> FloatArray:
+        """Of each row, for linear predictors (n,) without the offset."""
+
+    def settled(self, model: Any, design: Design, along: FloatArray, given: Estimates) -> Given:
+        """Effects of all rows, which the model takes, given variances and the network; see :func:`one_network`."""
+
+
+@dataclass(frozen=True)
+class LinearSolver:
+    """Of a linear mixed model, by ML or REML."""
+
+    REML: bool
+    control: Control
+
+    def estimate(self, design: Design) -> Estimates:
+        """All of it."""
+        return exact.fit(design, self.REML, self.control)
+
+    def at(self, design: Design, given: Estimates) -> tuple[FloatArray, FloatArray]:
+        """Coefficients (p,) and effects (q, r) at variances that are given."""
+        found = estimates_at_fixed(design, given.theta, given.sigma, given.REML, self.control)
+        return found.beta, found.b[0]
+
+    def losses(self, design: Design, predictor: FloatArray, given: Estimates) -> FloatArray:
+        """Weighted squared errors."""
+        errors = design.y - predictor - (0.0 if design.offset is None else design.offset)
+        return np.asarray(errors**2 if design.weights is None else design.weights * errors**2)
+
+    def settled(self, model: VaryingModel, design: Design, along: FloatArray, given: Estimates) -> Given:
+        """See :class:`Solver`."""
+        theta = structure("us").on_diagonal(len(along)) / given.sigma
+        found = estimates_at_fixed(design, theta, given.sigma, given.REML, self.control)
+        model.beta = torch.tensor(found.beta)
+        effects = found.b[0] @ along
+        model.eta = torch.tensor(effects)
+        spread = along.T @ conditional_variance(design, found)[0] @ along
+        return Given(
+            sigma=given.sigma,
+            effects=effects,
+            variances=np.einsum("qdd->qd", spread) if model.reduced else spread,
+            factor=along.T,
+            fixed_covariance=given.sigma**2 * given.unscaled_vcov,
+            objective=given.objective,
+            exact=True,
+            converged=given.convergence.converged,
+            message="" if given.convergence.converged else given.convergence.message,
+        )
+
+
 @dataclass(frozen=True)
 class Functions:
     """Sums of the features of each of K members, the last of which is a constant.
@@ -72,39 +136,45 @@ class Functions:
     mean : Tensor, shape (K, D)
     principal : Tensor, shape (K, D, R)
         For scores with a mean square of one.
+    of_mean, of_principal : Members
+        Whose features these are.
     """
 
     mean: Tensor
     principal: Tensor
+    of_mean: Members
+    of_principal: Members
 
 
 def functions(members: Members) -> Functions:
     """Mean and principal functions of members as they are."""
     eta, known = members.random.eta, members.known
+    mean = members.nets.weights.detach().double()
     share = known.double() / known.sum(0).clamp(min=1)  # of a group: members that have learnt from it count alike
     _, left = torch.linalg.qr(torch.cat(list(members.J), dim=1))
     turn, right = torch.linalg.qr(torch.cat([s[:, None] * e for s, e in zip(share, eta, strict=True)], dim=1))
     _, values, directions = torch.linalg.svd(left @ right.T)
     count = min(MOST, eta.shape[2], int((values > NOTHING * values[0]).sum()))
     if count == 0:
-        return Functions(members.nets.weights.detach().double(), eta.new_zeros(*eta.shape[::2], 0))
+        return Functions(mean, eta.new_zeros(*eta.shape[::2], 0), members, members)
     scores = turn @ directions[:count].T * len(known[0]) ** 0.5
     solved = [torch.linalg.lstsq(scores[k], e[k]).solution.T for e, k in zip(eta, known, strict=True)]
-    return Functions(members.nets.weights.detach().double(), torch.stack(solved))
+    return Functions(mean, torch.stack(solved), members, members)
 
 
-def out_of_fold(members: Members, found: Functions) -> tuple[FloatArray, FloatArray]:
+def out_of_fold(found: Functions) -> tuple[FloatArray, FloatArray]:
     """Mean (n,) and principal functions (n, R) at each row, of the member that has not learnt from it."""
-    J, fold = members.J, members.held.member
-    values = torch.einsum("knd,kd->kn", J, found.mean).numpy()
+    members = found.of_mean
+    fold = members.held.member
+    values = torch.einsum("knd,kd->kn", members.J, found.mean).numpy()
     every, at = np.arange(len(fold)), torch.from_numpy(fold)
-    f = values[fold, every] - fold_trends(members.model.design.X, list(values), fold)
-    columns = torch.einsum("nd,ndr->nr", J[at, torch.from_numpy(every)], found.principal[at])
+    f = values[fold, every] - fold_trends(members.constants(), list(values), fold)
+    columns = torch.einsum("nd,ndr->nr", found.of_principal.J[at, torch.from_numpy(every)], found.principal[at])
     return f, columns.numpy()
 
 
 def linear_design(model: VaryingModel, f: FloatArray, columns: FloatArray) -> Design:
-    """The linear mixed model with deviations along columns (n, r), given f (n,); a constant where r is 0."""
+    """The mixed model with deviations along columns (n, r), given f (n,); a constant where r is 0."""
     design, term = model.design, model.term
     columns = columns if columns.shape[1] else np.ones((design.n, 1))
     names = tuple(f"direction {k + 1}" for k in range(columns.shape[1]))
@@ -113,76 +183,122 @@ def linear_design(model: VaryingModel, f: FloatArray, columns: FloatArray) -> De
     return dataclasses.replace(design, random=(random,), varying=(), nets=(), offset=offset)
 
 
-def chosen(
-    model: VaryingModel, f: FloatArray, columns: FloatArray, REML: bool, control: Control
-) -> tuple[int, Estimates]:
-    """How many principal functions vary, 0 for a constant of each group alone, and the model with them."""
+@dataclass(frozen=True)
+class Chosen:
+    """How many principal functions vary, 0 for a constant of each group alone.
+
+    Attributes
+    ----------
+    rank : int
+    estimates : Estimates
+        Of the model with them.
+    criterion : float
+        Akaike's; a function counts as a parameter beside its variances.
+    gain : float
+        By which it is below that of a constant; infinite where that was not asked for.
+    """
+
+    rank: int
+    estimates: Estimates
+    criterion: float
+    gain: float
+
+
+def chosen(model: VaryingModel, found: Functions, solver: Solver) -> Chosen:
+    """What varies, by rows that members have not learnt from."""
+    f, columns = out_of_fold(found)
     most = columns.shape[1]
     ranks = range(most + 1) if model.term.covariance != "rr" else [min(model.rank, most)]
-    best: tuple[int, Estimates] | None = None
-    least = np.inf
+    best: Chosen | None = None
+    constant = np.inf
     for rank in ranks:
-        found = exact.fit(linear_design(model, f, columns[:, :rank]), REML, control)
-        criterion = found.objective + (rank * (rank + 3) if rank else 2)  # a direction counts as a parameter more
-        if best is None or criterion < least:
-            best, least = (rank, found), criterion
-        elif rank > best[0] + 1:
+        estimates = solver.estimate(linear_design(model, f, columns[:, :rank]))
+        criterion = estimates.objective + (rank * (rank + 3) if rank else 2)
+        constant = constant if rank else criterion
+        if best is None or criterion < best.criterion:
+            best = Chosen(rank, estimates, criterion, constant - criterion)
+        elif rank > best.rank + 1:
             break
     assert best is not None
     return best
 
 
-def solved_again(members: Members, found: Functions, rank: int, given: Estimates, control: Control) -> Functions:
+def solved_again(found: Functions, choice: Chosen, solver: Solver) -> tuple[Functions, Tensor]:
     """The functions with means by generalised least squares on the rows of each member, for given variances.
 
-    ``members.settled_squares`` then are the errors at rows not learnt from.
+    Also the losses (n,) at rows not learnt from.
     """
-    design, p, means = members.model.design, members.model.design.p, []
-    offset = 0.0 if design.offset is None else design.offset
+    members = found.of_mean
+    design, p = members.model.design, members.model.design.p
+    means, losses = [], members.squares.clone()
     for k, rows in enumerate(members.rows):
-        columns = (members.J[k] @ found.principal[k][:, :rank]).numpy()
+        columns = (found.of_principal.J[k] @ found.principal[k][:, : choice.rank]).numpy()
         linear = linear_design(members.model, np.zeros(design.n), columns)
-        X = np.column_stack([design.X, members.J[k].numpy()])
+        X = np.column_stack([design.X, members.J[k].numpy()[:, : members.width - members.absorbs_constant]])
         kept = independent_columns(X[rows.numpy()], DEPENDENT)
         names = tuple(str(j) for j in kept)
-        wider = dataclasses.replace(linear, y=design.y - offset, X=X[:, kept], fixed_names=names)
-        learnt = some_rows(wider, rows.numpy())
-        solution = estimates_at_fixed(learnt, given.theta, given.sigma, given.REML, control)
-        beta = np.zeros(X.shape[1])
-        beta[kept] = solution.beta
+        wider = dataclasses.replace(linear, X=X[:, kept], fixed_names=names)
+        assert wider.offset is not None
+        learnt = dataclasses.replace(some_rows(wider, rows.numpy()), offset=wider.offset[rows.numpy()])
+        coefficients, effects = solver.at(learnt, choice.estimates)
+        beta = np.zeros(p + members.width)
+        beta[kept] = coefficients
         means.append(torch.tensor(beta[p:]))
-        held = np.flatnonzero(members.held.member == k)
         (term,) = wider.random
-        deviations = np.einsum("nr,nr->n", term.columns[held], solution.b[0][term.codes[held]])
-        errors = torch.tensor(wider.y[held] - wider.X[held] @ solution.beta - deviations)
-        members.settled_squares[held] = members.model.weights[held] * errors**2
-    return dataclasses.replace(found, mean=torch.stack(means))
+        predictor = wider.X @ coefficients + np.einsum("nr,nr->n", term.columns, effects[term.codes])
+        held = np.flatnonzero(members.held.member == k)
+        losses[held] = torch.from_numpy(solver.losses(wider, predictor, choice.estimates)[held])
+    return dataclasses.replace(found, mean=torch.stack(means)), losses
 
 
-def combined(members: Members, found: Functions, prepared: Tensor) -> Tensor:
+def combined(found: Functions, prepared: Tensor) -> Tensor:
     """Mean and principal functions, averaged over the members, at inputs (m, k), (m, 1 + R)."""
-    both = torch.cat([found.mean[:, :, None], found.principal], dim=2)
-    return torch.einsum("kmd,kdr->mr", members.columns(prepared), both) / members.count
+    mean = torch.einsum("kmd,kd->m", found.of_mean.columns(prepared), found.mean)
+    principal = torch.einsum("kmd,kdr->mr", found.of_principal.columns(prepared), found.principal)
+    return torch.cat([mean[:, None], principal], dim=1) / found.of_mean.count
 
 
-def finish(members: Members, REML: bool, control: Control) -> Given:
-    """The one network with its effects and variances; the model of the members, its scale absorbed, changes to it."""
+def settled_choice(found: Functions, solver: Solver) -> tuple[Functions, Chosen, Tensor]:
+    """What varies, with means solved for again, and the losses (n,) at rows not learnt from."""
+    model = found.of_mean.model
+    found, losses = solved_again(found, chosen(model, found, solver), solver)
+    return found, chosen(model, found, solver), losses
+
+
+def finish(members: Members, solver: Solver, again: bool = True) -> Given:
+    """The one network with its effects and variances; the model of the members, its scale absorbed, changes to it.
+
+    Parameters
+    ----------
+    members : Members
+        Trained.
+    solver : Solver
+    again : bool, default True
+        Whether generic members may be trained.
+    """
     model = members.model
-    found = functions(members)
-    rank, estimates = chosen(model, *out_of_fold(members, found), REML, control)
-    found = solved_again(members, found, rank, estimates, control)
-    rank, estimates = chosen(model, *out_of_fold(members, found), REML, control)
+    found, choice, members.settled_squares = settled_choice(functions(members), solver)
+    if again and choice.gain < PLAIN * model.design.n:
+        generic = type(members)(model, generic=True)
+        best, _, stopped = train(generic, None)
+        generic.restore(best.state, not stopped)
+        own = dataclasses.replace(found, mean=generic.nets.weights.detach().double(), of_mean=generic)
+        own, other, losses = settled_choice(own, solver)
+        if choice.rank == 0 or other.criterion <= choice.criterion:
+            found, choice, members.settled_squares = own, other, losses
+    rank, estimates = choice.rank, choice.estimates
     factor = torch.tensor(estimates.sigma * structure("us").Lambda(estimates.theta, max(1, rank)))
-    wanted = Functions(found.mean, found.principal[:, :, :rank] @ factor[:rank, :rank])  # for scores that are N(0, I)
-    start = {name: value[0] for name, value in members.nets.state().items()}
-    weights = distil(model, start, lambda prepared: combined(members, wanted, prepared)).numpy()
+    principal = found.principal[:, :, :rank] @ factor[:rank, :rank]  # for scores that are N(0, I)
+    wanted = dataclasses.replace(found, principal=principal)
+    start = {name: value[0] for name, value in found.of_mean.nets.state().items()}
+    weights = distil(model, start, lambda prepared: combined(wanted, prepared)).numpy()
     constant = np.zeros((1, weights.shape[1]))
     constant[0, -1] = float(factor[0, 0])
-    return one_network(model, weights[0], weights[1:] if rank else constant, estimates, control)
+    return one_network(model, weights[0], weights[1:] if rank else constant, estimates, solver)
 
 
 def one_network(
-    model: VaryingModel, mean: FloatArray, along: FloatArray, variances: Estimates, control: Control
+    model: VaryingModel, mean: FloatArray, along: FloatArray, variances: Estimates, solver: Solver
 ) -> Given:
     """Effects of all rows, given variances and the layers below the last one.
 
@@ -195,7 +311,7 @@ def one_network(
         Deviations of it are sums of these, with scores from N(0, I).
     variances : Estimates
         Of the rows not learnt from.
-    control : Control
+    solver : Solver
     """
     layer = last_layer(model.network.module)
     with torch.no_grad():
@@ -205,21 +321,4 @@ def one_network(
     model.network.module.eval()
     _, derivatives = model.network.jacobian(model.prepared, torch.zeros_like(model.eta).float(), model.codes)
     H = derivatives.double().numpy()
-    linear = linear_design(model, H @ mean, H @ along.T)
-    theta = structure("us").on_diagonal(len(along)) / variances.sigma
-    found = estimates_at_fixed(linear, theta, variances.sigma, variances.REML, control)
-    model.beta = torch.tensor(found.beta)
-    effects = found.b[0] @ along
-    model.eta = torch.tensor(effects)
-    spread = along.T @ conditional_variance(linear, found)[0] @ along
-    return Given(
-        sigma=variances.sigma,
-        effects=effects,
-        variances=np.einsum("qdd->qd", spread) if model.reduced else spread,
-        factor=along.T,
-        fixed_covariance=variances.sigma**2 * variances.unscaled_vcov,
-        objective=variances.objective,
-        exact=True,
-        converged=variances.convergence.converged,
-        message="" if variances.convergence.converged else variances.convergence.message,
-    )
+    return solver.settled(model, linear_design(model, H @ mean, H @ along.T), along, variances)

@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 from pylmernn.engines.control import Control
-from pylmernn.engines.nme_crossfit import finish, offered
+from pylmernn.engines.nme_crossfit import Solver, finish, offered
 from pylmernn.engines.nme_members import Members
 from pylmernn.engines.nme_model import PORTION, Given, State, VaryingModel
 from pylmernn.engines.nme_posterior import Groups, posterior
@@ -34,7 +34,7 @@ def last_model(model: VaryingModel, control: Control) -> VaryingModel | None:
     return own if offered(own) else None
 
 
-def finish_deep(model: VaryingModel, members: Members, REML: bool, control: Control) -> tuple[Given, bool]:
+def finish_deep(model: VaryingModel, members: Members, solver: Solver, again: bool = True) -> tuple[Given, bool]:
     """What held-out rows prefer, and whether that is the model as it was trained; it changes accordingly.
 
     Parameters
@@ -43,10 +43,10 @@ def finish_deep(model: VaryingModel, members: Members, REML: bool, control: Cont
         Trained, in its best epoch, its scale not absorbed.
     members : Members
         Trained, of :func:`last_model`.
-    REML, control
+    solver, again
         For :func:`nme_crossfit.finish`.
     """
-    found = finish(members, REML, control)
+    found = finish(members, solver, again)
     held = torch.from_numpy(model.held.member == 0) & ~torch.from_numpy(model.held.whole | members.held.whole)
     better, inflation = judged(model, members, held.nonzero()[:, 0])
     if better:

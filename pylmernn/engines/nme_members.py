@@ -20,7 +20,7 @@ from pylmernn.engines.nme_posterior import Groups, factor_of, posterior_of_score
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.networks import build
 from pylmernn.training.holdout import split
-from pylmernn.training.loop import parameter_groups, schedules
+from pylmernn.training.loop import parameter_groups, schedules, squared_error
 
 FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
@@ -134,10 +134,14 @@ class Members:
     ----------
     model : VaryingModel
         Whose data and settings they take; ``training.folds`` says how many there are.
+    generic : bool, default False
+        Only a constant of each group varies, so that no deviation disturbs what all groups share.
     """
 
-    def __init__(self, model: VaryingModel) -> None:
+    def __init__(self, model: VaryingModel, generic: bool = False) -> None:
         training, term = model.training, model.term
+        self.generic = generic
+        self.absorbs_constant = False  # whether something else stands for the bias of the last layer
         self.model, self.training = model, training
         self.count = training.folds or 0
         self.held = split(model.design.n, self.count, training.validation, training.holdout, term.codes, training.seed)
@@ -189,15 +193,23 @@ class Members:
         share = min(1.0, (number - 1) / model.rise)
         drawn = [rows[torch.from_numpy(self.rng.permutation(len(rows))[: self.length])] for rows in self.rows]
         rows = torch.stack(drawn)
-        target = (model.y[rows] - torch.einsum("knp,kp->kn", model.X[rows], self.random.beta)) / model.scale
         eta = (share * self.random.eta).float()
         own = eta[torch.arange(self.count)[:, None], model.codes[rows]]
         weights = (model.weights / model.weights.mean()).float()[rows]
-        loss = self.learn(model.prepared[rows], target.float(), own, weights) * model.scale**2
+        loss = self.learn(model.prepared[rows], self.targets(rows), own, weights) * model.scale**2
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
         self.solve()
         return loss
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """What the networks learn at rows (K, m), as :meth:`loss` takes it."""
+        model = self.model
+        return ((model.y[rows] - torch.einsum("knp,kp->kn", model.X[rows], self.random.beta)) / model.scale).float()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Of rows, (K, m)."""
+        return squared_error(output, target)
 
     def learn(self, prepared: Tensor, target: Tensor, own: Tensor, weights: Tensor) -> float:
         """Steps of the optimiser through rows (K, m, ...) in batches; returns the mean loss met."""
@@ -209,7 +221,7 @@ class Members:
             features = self.nets.features(prepared[:, part])
             varied = self.nets.weights[:, None] + own[:, part]
             output = (features * varied[:, :, :-1]).sum(2) + varied[:, :, -1]
-            losses = (weights[:, part] * (output - target[:, part]) ** 2).mean(1)
+            losses = (weights[:, part] * self.loss(output, target[:, part])).mean(1)
             losses.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             if self.schedule is not None:
@@ -235,8 +247,7 @@ class Members:
         counts = torch.tensor([len(rows) for rows in self.rows])
         if now.factor is None:
             now.sigma2 = torch.stack([part.var(correction=0) for part in rest.split(counts.tolist())])
-            size = torch.stack([(part**2).sum(1).mean() for part in J.split(counts.tolist())])
-            now.factor = torch.eye(self.width).double() * (FIRST_SHARE * now.sigma2 / size).sqrt()[:, None, None]
+            now.factor = self.first_factor(J, FIRST_SHARE * now.sigma2)
         root, codes = self.root[self.row], model.codes[self.row]
         for _ in range(EM_STEPS):
             noise = (root / now.sigma2.sqrt()[self.member])[:, None]
@@ -260,6 +271,19 @@ class Members:
         mean = (now.eta * self.known[:, :, None]).sum(1) / self.known.sum(1)[:, None]
         self.nets.move(mean.float())
         now.eta = (now.eta - mean[:, None]) * self.known[:, :, None]
+
+    def first_factor(self, J: Tensor, variance: Tensor) -> Tensor:
+        """Of deviations with a variance (K,) of values, all weights alike, for features (n_1 + ... + n_K, D)."""
+        varies = torch.ones(self.width).double()
+        if self.generic:  # what begins at zero stays there
+            varies[:-1] = 0.0
+        parts = J.split([len(rows) for rows in self.rows])
+        size = torch.stack([((part * varies) ** 2).sum(1).mean() for part in parts])
+        return torch.diag(varies) * (variance / size).sqrt()[:, None, None]
+
+    def constants(self) -> FloatArray:
+        """What members may put into f or beside it, (n, c)."""
+        return self.model.design.X
 
     def criterion(self) -> tuple[float, float, float]:
         """Mean squared errors at rows held out of known groups and of new ones, and both as one number."""

@@ -117,6 +117,62 @@ def test_principal_functions_make_up_the_deviations():
     assert nme_crossfit.functions(members).principal.shape[2] == 0
 
 
+def test_generic_members_vary_by_a_constant_alone():
+    design, _ = build(LAST, curves(1))
+    members = nme_members.Members(VaryingModel(design, control(4)), generic=True)
+    for number in range(1, 5):
+        members.epoch(number)
+    eta = members.random.eta
+    assert (eta[:, :, :-1].abs() < 1e-12).all()
+    assert (eta[:, :, -1][members.known] != 0).all()
+
+
+def test_the_mean_is_of_generic_members_unless_groups_plainly_differ(monkeypatch):
+    made = []
+
+    class Counted(nme_members.Members):
+        def __init__(self, model, generic=False):
+            made.append(generic)
+            super().__init__(model, generic)
+
+    monkeypatch.setattr(nme, "Members", Counted)
+    alike = pylmernn.lmernn(LAST, curves(3, 30, 10, apart=0.0), control=control(30))
+    assert made == [False, True]
+    assert (alike.estimates.factor[:-1] == 0).all()  # a constant of each group
+    assert (alike.estimates.effects[:, :-1] == 0).all()
+    made.clear()
+    apart = pylmernn.lmernn(LAST, curves(3, 30, 10, apart=1.0), control=control(20))
+    assert made == [False]
+    assert (apart.estimates.factor[:-1] != 0).any()
+
+
+def test_variances_that_are_given_stay():
+    """The mean of generic members beside functions of others: coefficients by generalised least squares."""
+    design, _ = build(LAST, curves(4))
+    model = VaryingModel(design, control(5))
+    members, generic = nme_members.Members(model), nme_members.Members(model, generic=True)
+    for number in range(1, 6):
+        members.epoch(number)
+        generic.epoch(number)
+    found = dataclasses.replace(nme_crossfit.functions(members), of_mean=generic)
+    solver = nme_crossfit.LinearSolver(True, Control())
+    choice = nme_crossfit.chosen(model, found, solver)
+    again, losses = nme_crossfit.solved_again(found, choice, solver)
+    k, rows = 2, generic.rows[2].numpy()
+    A = (members.J[k] @ found.principal[k][:, : choice.rank]).numpy()
+    A = A if choice.rank else np.ones((design.n, 1))
+    L = choice.estimates.sigma * nme_crossfit.structure("us").Lambda(choice.estimates.theta, A.shape[1])
+    codes = model.term.codes
+    V = (A @ L @ L.T @ A.T) * (codes[:, None] == codes) + choice.estimates.sigma**2 * np.eye(design.n)
+    X = np.column_stack([design.X, generic.J[k].numpy()])
+    W = np.linalg.inv(V[np.ix_(rows, rows)])
+    beta = np.linalg.lstsq(X[rows].T @ W @ X[rows], X[rows].T @ W @ design.y[rows], rcond=1e-10)[0]
+    held = np.flatnonzero(generic.held.member == k)
+    predicted = X[held] @ beta + V[np.ix_(held, rows)] @ W @ (design.y - X @ beta)[rows]
+    np.testing.assert_allclose(losses[held], (design.y[held] - predicted) ** 2, rtol=1e-3, atol=1e-3)
+    assert again.mean.shape == found.mean.shape
+
+
 def test_one_network_learns_functions():
     design, _ = build("y ~ nn(x, z, hidden=c(12, 8)) + (nn.last | g)", curves(3))
     model = VaryingModel(design, control())
