@@ -24,6 +24,7 @@ from pylmernn.formula.design import Design, DesignError
 if TYPE_CHECKING:
     from pylmernn.fit.sequences import SequenceFit
     from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
+    from pylmernn.fit.varying_several_generalized import SeveralGeneralizedFit
 
 #: Linear predictors beyond this hold probabilities or means that no data can tell from 0, 1 or infinity.
 SEPARATED = 15.0
@@ -56,16 +57,17 @@ def glmernn(
     progress: bool = False,
     sequence: str | None = None,
     time: str | None = None,
-) -> GeneralizedFit | MultinomialFit | GeneralizedVaryingFit | SequenceFit:
+) -> GeneralizedFit | MultinomialFit | GeneralizedVaryingFit | SeveralGeneralizedFit | SequenceFit:
     """Fit a generalized linear mixed model by maximum likelihood, with or without networks in its linear predictor.
 
     Parameters
     ----------
     formula : str
-        lme4's grammar and networks, ``nn(x1, x2)``, also with parameters that vary by group, ``(nn.last | g)``, as in
-        :func:`pylmernn.lmernn`. A binomial response is 0/1, logical,
-        a factor (its first level is failure), ``cbind(successes, failures)``, or a proportion with the numbers of
-        trials as weights.
+        lme4's grammar and networks, ``nn(x1, x2)``, also with parameters that vary by group, ``(nn.last | g)``, by
+        several factors, ``(nn.last | culture/person)``, or beside ordinary bars, ``(nn.last | person) + (1 | school)``,
+        as in :func:`pylmernn.lmernn`; by several they take Laplace's approximation, and the multinomial family has one
+        such bar alone. A binomial response is 0/1, logical, a factor (its first level is failure),
+        ``cbind(successes, failures)``, or a proportion with the numbers of trials as weights.
     data : DataFrame
         pandas, polars, a dict of arrays, or anything narwhals reads. Never changed.
     family : str, default "binomial"
@@ -113,8 +115,8 @@ def glmernn(
 
     Returns
     -------
-    GeneralizedFit, or MultinomialFit for ``family="multinomial"``, or GeneralizedVaryingFit where a network varies, or
-    SequenceFit for ``family="crf"``
+    GeneralizedFit, or MultinomialFit for ``family="multinomial"``, or GeneralizedVaryingFit where a network varies by
+    one bar alone, SeveralGeneralizedFit by several or beside ordinary ones, or SequenceFit for ``family="crf"``
 
     Raises
     ------
@@ -188,8 +190,10 @@ def glmernn(
     }  # fmt: skip
     if design.varying:
         from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
+        from pylmernn.fit.varying_several_generalized import SeveralGeneralizedFit
 
-        return GeneralizedVaryingFit(design, estimates, frame, call)
+        alone = len(design.varying) == 1 and not design.random
+        return (GeneralizedVaryingFit if alone else SeveralGeneralizedFit)(design, estimates, frame, call)
     multinomial = isinstance(estimates, MultinomialEstimates)
     for message in (*fit_messages(estimates), *([] if multinomial else separation(design, estimates))):
         warnings.warn(message, UserWarning, stacklevel=2)

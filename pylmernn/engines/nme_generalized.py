@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from pylmernn.families import Family
 from pylmernn.families.family import Dispersion
 from pylmernn.formula.design import Design, DesignError, RandomTerm, independent_columns
 from pylmernn.mean.varying import VaryingNetwork, select
+
+if TYPE_CHECKING:
+    from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
 
 FloatArray = NDArray[np.float64]
 
@@ -66,13 +70,14 @@ def fit(
     nAGQ: int = 1,
     control: Control | None = None,
     callback: Callback | None = None,
-) -> GeneralizedVaryingEstimates:
+) -> GeneralizedVaryingEstimates | SeveralGeneralizedEstimates:
     """Estimate a generalized model with a network that varies by group.
 
     Parameters
     ----------
     design : Design
-        With one term in ``varying`` and one network.
+        With one network, terms in ``varying``, and other bars or none: see
+        :mod:`pylmernn.engines.nme_several_generalized`.
     family : Family
     nAGQ : int, default 1
         Nodes a dimension of the last step, which "pirls" takes for any other number than 1, however few groups.
@@ -82,13 +87,17 @@ def fit(
     Raises
     ------
     DesignError
-        For a design with other networks or random terms, a parameter that the network has not, more derivatives than
-        memory holds, or quadrature where more than the last layer varies.
+        For a design with other networks, a parameter that the network has not, more derivatives than memory holds, or
+        quadrature where more than the last layer varies.
     ValueError
         Where the loss is not finite in the first epoch.
     """
     control = control or Control()
     refuse_faithful(design, control)
+    if design.random or len(design.varying) > 1:
+        from pylmernn.engines import nme_several_generalized  # it trains by what this file does
+
+        return nme_several_generalized.fit(design, family, nAGQ, control, callback)
     begun = time.perf_counter()
     model = GeneralizedVaryingModel(design, family, control)
     check_size(model, nAGQ)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,12 +14,15 @@ from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.engines.nme_predict import ENOUGH, network_of
 from pylmernn.engines.nme_working import Rows
 
+if TYPE_CHECKING:
+    from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
+
 FloatArray = NDArray[np.float64]
 
 STEPS, HALVINGS = 30, 8  # of Gauss-Newton, and of a step that raises the penalised deviance
 
 
-def means(estimates: GeneralizedVaryingEstimates, eta: FloatArray) -> FloatArray:
+def means(estimates: GeneralizedVaryingEstimates | SeveralGeneralizedEstimates, eta: FloatArray) -> FloatArray:
     """Means (m,) of the response at linear predictors (m,) or (m, C); probabilities (m, C) where it is a class."""
     family = estimates.family
     assert family is not None

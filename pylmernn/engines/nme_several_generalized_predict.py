@@ -1,4 +1,4 @@
-"""Means of a fitted generalized model whose network varies by several bars, and what rows of new levels tell."""
+"""Averages of a fitted generalized model whose network varies by several bars, and what rows of new levels tell."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pylmernn.engines.nme_generalized_predict import means
 from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
 from pylmernn.engines.nme_several_predict import draw_of, values
 from pylmernn.engines.nme_working import Rows
 
 FloatArray = NDArray[np.float64]
 Codes = NDArray[np.int32]
-
-
-def means(estimates: SeveralGeneralizedEstimates, eta: FloatArray) -> FloatArray:
-    """Means (m,) of the response at linear predictors (m,); probabilities (m, C) where it is a class."""
-    family = estimates.family
-    assert family is not None
-    if family.categorical:
-        return family.probabilities(eta, estimates.phi)
-    return family.mean(eta, estimates.phi)
 
 
 def averaged_means(
@@ -94,10 +86,3 @@ class Responses:
 
     def _eta(self, predictor: FloatArray) -> torch.Tensor:
         return torch.from_numpy(self.fixed + predictor)[:, None]
-
-
-def informed_weights(
-    estimates: SeveralGeneralizedEstimates, y: FloatArray, weights: FloatArray, eta: FloatArray
-) -> FloatArray:
-    """What rows tell of their linear predictors eta (m,), as weights of a linear model with sigma 1."""
-    return Responses(estimates, y, weights, np.zeros_like(eta)).working(eta)[1]

@@ -105,15 +105,11 @@ class Fresh(NamedTuple):
 
 
 class Response(Protocol):
-    """What new rows respond.
+    """What new rows respond."""
 
-    Attributes
-    ----------
-    is_number : bool
-        Whether the misfit is quadratic, so that no step overshoots where the network does not bend.
-    """
-
-    is_number: bool
+    @property
+    def is_number(self) -> bool:
+        """Whether the misfit is quadratic, so that no step overshoots where the network does not bend."""
 
     def working(self, predictor: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Working residuals and weights, (m,) each, at values (m,) of network and random effects; None for ones."""

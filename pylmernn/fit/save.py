@@ -159,6 +159,7 @@ def load(path: str | os.PathLike[str], nets: Mapping[str, Any] | None = None, fa
 def _varying_fit(design: Design, estimates: VaryingEstimates, frame: ModelFrame, call: dict[str, Any]) -> VaryingFit:
     """A fit whose formula knows which of its bars are of networks."""
     from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+    from pylmernn.engines.nme_working import is_generalized
     from pylmernn.fit.varying import VaryingFit
     from pylmernn.fit.varying_generalized import GeneralizedVaryingFit
 
@@ -166,6 +167,10 @@ def _varying_fit(design: Design, estimates: VaryingEstimates, frame: ModelFrame,
     frame = dataclasses.replace(frame, formula=formula)
     if isinstance(estimates, GeneralizedVaryingEstimates):
         return GeneralizedVaryingFit(design, estimates, frame, call)
+    if is_generalized(estimates):
+        from pylmernn.fit.varying_several_generalized import SeveralGeneralizedFit
+
+        return cast("Any", SeveralGeneralizedFit(design, cast("Any", estimates), frame, call))
     if design.random or len(design.varying) > 1:
         from pylmernn.fit.varying_several import SeveralFit
 

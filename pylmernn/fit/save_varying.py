@@ -12,8 +12,10 @@ from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import BarEstimates
+from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
 from pylmernn.engines.nme_several_variance import SeveralRows
 from pylmernn.engines.nme_variance import GroupRows
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.families import Family
 from pylmernn.fit.save import named_family
 from pylmernn.mean.varying import Selected
@@ -34,17 +36,31 @@ def put_varying(parts: Parts, e: VaryingEstimates | SeveralEstimates) -> dict[st
     parts.put("estimates.numbers", np.array([e.sigma, e.objective]))  # exact, unlike decimal text
     parts.put("estimates.gradient", e.convergence.gradient)
     convergence = {name: getattr(e.convergence, name) for name in ("converged", "n_evaluations", "message", "seconds")}
-    generalized = None
-    if isinstance(e, GeneralizedVaryingEstimates):
-        parts.put("estimates.phi", np.atleast_1d(e.phi))
-        generalized = {"family": str(e.family), "several": bool(np.ndim(e.phi)), "classes": e.classes}
     return {
         "method": e.method,
         "REML": e.REML,
         "exact": e.exact,
         "selected": dataclasses.asdict(e.selected),
         "convergence": convergence,
-        "generalized": generalized,
+        "generalized": _put_family(parts, e),
+    }
+
+
+def _put_family(parts: Parts, e: Any) -> dict[str, Any] | None:
+    """What a family adds to estimates; None without one."""
+    if not is_generalized(e):
+        return None
+    parts.put("estimates.phi", np.atleast_1d(e.phi))
+    return {"family": str(e.family), "several": bool(np.ndim(e.phi)), "classes": e.classes}
+
+
+def _get_family(parts: Parts, kept: dict[str, Any], family: Family | None) -> dict[str, Any]:
+    """Fields of estimates that :func:`_put_family` kept."""
+    phi = parts.arrays["estimates.phi"]
+    return {
+        "family": named_family(kept["family"], family),
+        "phi": phi if kept["several"] else float(phi[0]),
+        "classes": tuple(kept["classes"]),
     }
 
 
@@ -75,10 +91,11 @@ def _put_several(parts: Parts, e: SeveralEstimates) -> dict[str, Any]:
             name: getattr(e.convergence, name) for name in ("converged", "n_evaluations", "message", "seconds")
         },
         "bars": [len(e.varying), len(e.random)],
+        "generalized": _put_family(parts, e),
     }
 
 
-def _get_several(parts: Parts, meta: dict[str, Any], networks: Any) -> SeveralEstimates:
+def _get_several(parts: Parts, meta: dict[str, Any], networks: Any, family: Family | None) -> SeveralEstimates:
     sigma, objective = parts.arrays["estimates.numbers"].tolist()
     varying, random = (
         tuple(
@@ -87,8 +104,13 @@ def _get_several(parts: Parts, meta: dict[str, Any], networks: Any) -> SeveralEs
         )
         for kind, count in zip(("varying", "random"), meta["bars"], strict=True)
     )
-    return SeveralEstimates(
+    generalized = meta.get("generalized")
+    kind, more = SeveralEstimates, {}
+    if generalized is not None:
+        kind, more = SeveralGeneralizedEstimates, _get_family(parts, generalized, family)
+    return kind(
         **{name: meta[name] for name in ("method", "REML", "exact")},
+        **more,
         beta=parts.arrays["estimates.beta"],
         fixed_covariance=parts.arrays.get("estimates.fixed_covariance"),
         sigma=sigma,
@@ -107,7 +129,7 @@ def get_varying(
 ) -> VaryingEstimates | SeveralEstimates:
     """Estimates that :func:`put_varying` kept, with their networks."""
     if "bars" in meta:
-        return _get_several(parts, meta, networks)
+        return _get_several(parts, meta, networks, family)
     sigma, objective = parts.arrays["estimates.numbers"].tolist()
     given: dict[str, Any] = {
         **{name: parts.arrays.get(f"estimates.{name}") for name in ARRAYS},
@@ -121,13 +143,7 @@ def get_varying(
     generalized = meta["generalized"]
     if generalized is None:
         return VaryingEstimates(**given)
-    phi = parts.arrays["estimates.phi"]
-    return GeneralizedVaryingEstimates(
-        **given,
-        family=named_family(generalized["family"], family),
-        phi=phi if generalized["several"] else float(phi[0]),
-        classes=tuple(generalized["classes"]),
-    )
+    return GeneralizedVaryingEstimates(**given, **_get_family(parts, generalized, family))
 
 
 def put_added(parts: Parts, added: GroupRows | SeveralRows | None) -> None:

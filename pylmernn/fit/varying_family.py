@@ -18,6 +18,8 @@ from pylmernn.formula.response import read_response, response_numbers
 from pylmernn.formula.transforms import FUNCTIONS
 from pylmernn.formula.values import Factor
 
+TYPES = ("link", "response", "prob", "class")  # of predictions
+
 
 class FamilyVerbs(VaryingVerbs):
     """Verbs that read the family of a fit; ``estimates`` has ``family``, ``phi``, ``classes`` and linear predictors."""

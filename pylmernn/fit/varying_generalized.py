@@ -18,12 +18,10 @@ from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.varcorr import VarCorr
 from pylmernn.fit.varying import VaryingFit
 from pylmernn.fit.varying_answers import is_generic
-from pylmernn.fit.varying_family import FamilyVerbs
+from pylmernn.fit.varying_family import TYPES, FamilyVerbs
 from pylmernn.fit.varying_intervals import fit_rows, generalized_frame, group_rows, informed, with_more
 from pylmernn.fit.varying_text import SHOWN
 from pylmernn.formula.design import DesignError, FloatArray, IntArray, NewRows
-
-TYPES = ("link", "response", "prob", "class")
 
 
 class GeneralizedVaryingFit(FamilyVerbs, VaryingFit):

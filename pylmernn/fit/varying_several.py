@@ -10,7 +10,6 @@ import pandas as pd
 
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_predict import new_effects
-from pylmernn.engines.nme_several_variance import SeveralRows
 from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.varying_linear import LinearVaryingVerbs
@@ -146,18 +145,7 @@ class SeveralFit(SeveralAnswers, LinearVaryingVerbs):
         fresh, levels = self._fresh(names, columns)
         rest = y - rows.offset - rows.X @ self.estimates.beta
         after = self._grown(new_effects(self.estimates, rows.nets[0], rest, fresh), levels)
-        own = SeveralRows(
-            rows.X,
-            rows.nets[0],
-            tuple(each.codes for each in fresh),
-            tuple(each.columns for each in fresh if each.columns is not None),
-            np.ones(len(y)),
-        )
-        bars = [*self.estimates.varying, *self.estimates.random]
-        new = [each.codes >= len(bar.effects) for each, bar in zip(fresh, bars, strict=True)]
-        learnt = own.take(np.logical_or.reduce(new))
-        after.added = learnt if self.added is None else self.added.joined(learnt)
-        return after
+        return self._with_learnt(after, rows, fresh, np.ones(len(y)))
 
     # ---- text
 

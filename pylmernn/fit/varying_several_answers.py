@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
+from pylmernn.engines.nme_several_predict import Fresh
 from pylmernn.engines.nme_several_variance import SeveralErrors, SeveralRows, errors_of
 from pylmernn.fit import varying_networks
 from pylmernn.fit.effects import partial_dependence
@@ -17,7 +18,7 @@ from pylmernn.fit.several_bars import Asked, SeveralBars, level_names
 from pylmernn.fit.several_simulate import linear_predictors
 from pylmernn.fit.several_views import by_cells, factor_of, levels_of_bars, named_levels, networks_by
 from pylmernn.fit.varying_answers import VaryingAnswers
-from pylmernn.formula.design import DesignError, FloatArray, IntArray
+from pylmernn.formula.design import DesignError, FloatArray, IntArray, NewRows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +60,21 @@ class SeveralAnswers(SeveralBars, VaryingAnswers):
         if len(whole):
             variance[whole] = self._errors.variance(rows.take(whole), asked.include)
         return variance
+
+    def _with_learnt(self, after: Self, rows: NewRows, fresh: list[Fresh], weights: FloatArray) -> Self:
+        """A fit that has learnt new levels from rows, with what these weigh (m,), which its errors then count."""
+        own = SeveralRows(
+            rows.X,
+            rows.nets[0],
+            tuple(each.codes for each in fresh),
+            tuple(each.columns for each in fresh if each.columns is not None),
+            weights,
+        )
+        bars = [*self.estimates.varying, *self.estimates.random]
+        new = [each.codes >= len(bar.effects) for each, bar in zip(fresh, bars, strict=True)]
+        learnt = own.take(np.logical_or.reduce(new))
+        after.added = learnt if self.added is None else self.added.joined(learnt)
+        return after
 
     # ---- simulation
 

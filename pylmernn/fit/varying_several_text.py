@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.engines.nme_several import SeveralEstimates
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.fit import rtext
 from pylmernn.fit.varcorr import VarCorr
 from pylmernn.fit.varying_text import SHOWN
@@ -26,9 +27,13 @@ def summary_text(
     """The text of ``print(fit)`` and ``fit.summary()``."""
     spec = estimates.networks.specs[0]
     what = "REML criterion" if estimates.REML else "-2 log-likelihood"
+    title = ["Linear mixed model with a network that varies by group ['nme']"]
+    if is_generalized(estimates):
+        family = f" Family: {getattr(estimates, 'family', None)}"
+        title = ["Generalized linear mixed model with a network that varies by group ['nme']", family]
     given = "given the layers below" if estimates.exact else "of the model linearised at the modes"
     lines = [
-        "Linear mixed model with a network that varies by group ['nme']",
+        *title,
         f"Formula: {formula}",
         *textwrap.wrap(f"{what} {given}: {rtext.format_number(estimates.objective)}", 80),
         "",
@@ -55,7 +60,9 @@ def varcorr_text(varcorr: VarCorr) -> str:
     if all(len(term.columns) <= SHOWN for term in varcorr.terms):
         return str(varcorr)
     small = [term for term in varcorr.terms if len(term.columns) <= SHOWN]
-    lines = [str(VarCorr(small, varcorr.sigma))] if small else [f"Residual: {varcorr.sigma:.4g}"]
+    lines = [str(VarCorr(small, varcorr.sigma, varcorr.residual))] if small else []
+    if not small and varcorr.residual:
+        lines = [f"Residual: {varcorr.sigma:.4g}"]
     for term in varcorr.terms:
         if len(term.columns) > SHOWN:
             size = float(np.sqrt(np.mean(np.diagonal(term.vcov))))
