@@ -40,7 +40,7 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
     control = read_control(settings, meta.get("device", "auto"), meta.get("seed"), generalized=True)
     terms, design = read_design({**meta, "generalized": True}, read)
     check_design(design, family)
-    if design.random and design.varying or len(design.varying) > 1:
+    if design.varying and (design.random or len(design.varying) > 1):
         raise DesignError(f"{design.varying[-1].label}: in R a generalized model takes one bar of a network alone.")
     method = method_for(design, family, meta.get("method", "auto"), control.dense_limit)
     try:
