@@ -15,7 +15,8 @@
 #' `y ~ nn(x) + (nn.last | culture / person)`, `y ~ nn(x) + (nn.last | person) + (1 | school)`. Deviations add up, so
 #' that a new person of a known culture has the culture's network. Then `ranef()` has a table for each factor,
 #' `coef()` too, `VarCorr()` all terms, `re.form` may be a formula of bars, and `update_random_effects()` learns new
-#' levels alone: known ones stay as they are. Such models are for [lmernn()].
+#' levels alone: known ones stay as they are. Standard errors take the random effects of all bars jointly; curves and
+#' pictures are of one `factor`. Such models are for [lmernn()].
 #'
 #' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
 #' multinomial model has one output for each class, and all classes' parameters vary together.
@@ -33,7 +34,8 @@
 #' @param row.names,optional As in [as.data.frame()].
 #' @param newdata A data frame; by default the data of the fit. For `update_random_effects()` rows of new levels, with
 #'   the response; of a level that the fit knows, the new rows alone count, so give all of them.
-#' @param re.form `NULL`: the network of each level; `NA` or `~0`: the generic network.
+#' @param re.form `NULL`: the network of each level; `NA` or `~0`: the generic network. Of several bars also a formula
+#'   of those that take part: `simulate()` keeps their effects and draws the others.
 #' @param allow.new.levels Whether levels that the fit has not seen get the generic network; else they are an error.
 #' @param na.action What happens to rows of `newdata` with missing values: by default they are predicted as `NA`.
 #' @param average So many draws of deviations from their distribution, over which predictions for new levels (and for

@@ -24,6 +24,9 @@ send_whole_fit <- function(object) {
 
 # Variances of linear predictors and the noise of a new response: list(variance, noise), NA where a value is missing.
 varying_variances <- function(object, rows, deviations) {
+  if (!is.null(object$view)) {
+    return(view_variances(object, rows))
+  }
   variance <- rep(NA_real_, length(rows$codes))
   whole <- which(!is.na(rows$codes) & rowSums(is.na(rows$X)) == 0 & rowSums(is.na(rows$inputs)) == 0)
   if (length(whole) == 0L) {

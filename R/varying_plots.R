@@ -9,6 +9,7 @@
 #'   * `"baseline"`: deviations of the last layer's bias against the mean response of each level, as figure 4 of Woerner
 #'     et al. (2023);
 #'   * `"variances"`: standard deviations of the parameters by layer;
+#'   * `"ranef"`: random effects of a `factor` with intervals, where there are several bars (ordinary ones too);
 #'   * `"residuals"`, `"predicted"`, `"history"`, `"importance"` and `"partial"` as in [plot.merModNN()].
 #' @param input The name of a number that the network takes; by default the one of most importance.
 #' @export

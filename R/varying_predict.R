@@ -174,6 +174,9 @@ varying_codes <- function(object, newdata, allow.new.levels) {
 
 # The network's part of some rows, from Python; NA where a level or an input is missing.
 varying_values <- function(object, rows, average, seed) {
+  if (!is.null(object$view)) {
+    return(view_values(object, rows))
+  }
   codes <- rows$codes
   used <- sort(unique(c(1L, codes[codes > 0L & !is.na(codes)]))) # of many levels only these travel
   sent <- send_varying_fit(object, used)

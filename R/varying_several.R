@@ -128,37 +128,51 @@ isSingular.multiVaryingModNN <- function(x, tol = 1e-4, ...) {
 
 #' @rdname varying
 #' @export
-predict.multiVaryingModNN <- function(object, newdata = NULL, re.form = NULL, allow.new.levels = FALSE,
-                                        na.action = stats::na.pass, average = 0, seed = 0,
-                                        type = c("link", "response"), ...) {
+predict.multiVaryingModNN <- function(object, newdata = NULL, re.form = NULL, random.only = FALSE,
+                                        allow.new.levels = FALSE, na.action = stats::na.pass, se.fit = FALSE,
+                                        interval = c("none", "confidence", "prediction"), level = 0.95, average = 0,
+                                        seed = 0, type = c("link", "response"), ...) {
   extra <- ...names_or_numbers(...)
   if (length(extra)) {
     stop(sprintf("predict() of a network that varies by several bars has no argument '%s'.", extra[1L]), call. = FALSE)
   }
-  match.arg(type)
-  if (!is.numeric(average) || length(average) != 1L || !isTRUE(average >= 0 && average == round(average))) {
-    stop(sprintf("average is %s: give a number of draws, or 0 for none.", deparse1(average)), call. = FALSE)
-  }
+  type <- match.arg(type)
+  interval <- if (is.logical(interval)) c("none", "prediction")[isTRUE(interval) + 1L] else match.arg(interval)
+  check_average(average)
+  with_errors <- se.fit || interval != "none"
+  check_varying_errors(object, type, average, random.only, with_errors)
   taken <- several_taken(object, re.form)
-  if (is.null(newdata) && all(taken$varying) && all(unlist(taken$include))) {
-    values <- stats::setNames(object$fitted, row.names(object$frame))
-    return(stats::napredict(attr(object$frame, "na.action"), values))
-  }
   rows <- if (is.null(newdata)) {
     several_old_rows(object)
   } else {
     several_rows(object, newdata, taken, allow.new.levels, na.action)
   }
-  total <- rows$fixed + several_values(object, rows, taken$varying, average, seed)
-  for (k in which(vapply(taken$include, any, NA))) {
+  whole <- is.null(newdata) && all(taken$varying) && all(unlist(taken$include))
+  mean <- if (whole && !random.only) {
+    object$fitted
+  } else {
+    other <- if (random.only) -several_values(object, rows, logical(length(taken$varying)), 0, 0) else rows$fixed
+    other + several_values(object, rows, taken$varying, average, seed) + ordinary_part(object, rows, taken$include)
+  }
+  if (with_errors) {
+    weights <- if (is.null(newdata)) row_weights(object) else 1
+    return(several_with_errors(object, mean, rows, taken, se.fit, interval, level, weights))
+  }
+  stats::napredict(rows$na.action, stats::setNames(mean, rows$names))
+}
+
+# What the ordinary bars add.
+ordinary_part <- function(object, rows, include) {
+  total <- numeric(length(rows$fixed))
+  for (k in which(vapply(include, any, NA))) {
     effects <- object$parts[[length(object$varying) + k]]$effects
     known <- which(rows$codes[[k]] > 0L)
     part <- ifelse(is.na(rows$codes[[k]]), NA_real_, 0)
-    b <- sweep(effects[rows$codes[[k]][known], , drop = FALSE], 2L, as.numeric(taken$include[[k]]), `*`)
+    b <- sweep(effects[rows$codes[[k]][known], , drop = FALSE], 2L, as.numeric(include[[k]]), `*`)
     part[known] <- rowSums(rows$columns[[k]][known, , drop = FALSE] * b)
     total <- total + part
   }
-  stats::napredict(rows$na.action, stats::setNames(total, rows$names))
+  total
 }
 
 # Which bars of the network take part (logical), and which columns of each ordinary bar (list of logical).
@@ -199,8 +213,9 @@ several_taken <- function(object, re.form) {
 several_old_rows <- function(object) {
   offset <- stats::model.offset(object$frame)
   ordinary <- seq_along(object$bars)
+  X <- fixed_matrix(object)
   list(
-    fixed = linear_part(object, fixed_matrix(object), if (is.null(offset)) 0 else offset),
+    fixed = linear_part(object, X, if (is.null(offset)) 0 else offset), X = X,
     codes = lapply(unname(term_factors(object))[ordinary], as.integer),
     columns = lapply(ordinary, function(k) several_columns(object$bars[[k]], object$frame)),
     levels = lapply(unname(term_factors(object))[-ordinary_first(object)], as.integer),
@@ -235,7 +250,7 @@ several_rows <- function(object, newdata, taken, allow.new.levels, na.action) {
   })
   factors <- unname(term_factors(object))
   list(
-    fixed = linear_part(object, X, new_offset(object, kept$data)),
+    fixed = linear_part(object, X, new_offset(object, kept$data)), X = X,
     codes = lapply(of_terms, `[[`, "codes"), columns = lapply(of_terms, `[[`, "columns"),
     levels = lapply(seq_along(object$varying), function(k) {
       if (!taken$varying[k]) {
@@ -327,6 +342,21 @@ update_random_effects.multiVaryingModNN <- function(object, newdata, ...) {
     group <- bars[[k]]$label_group
     object$flist[[group]] <- factor(object$flist[[group]], levels[[k]])
   }
+  known <- mapply(length, levels) - added
+  with_several_learnt(object, X, inputs, lapply(codes, `+`, 1L), lapply(object$bars, several_columns, frame), known)
+}
+
+# The fit with the rows that have a level after the known ones, which it has learnt from.
+with_several_learnt <- function(object, X, inputs, codes, columns, known) {
+  new <- which(Reduce(`|`, Map(`>`, codes, known)))
+  old <- object$added
+  rows <- function(values) values[new, , drop = FALSE]
+  joined <- function(before, after) if (is.null(before)) after else Map(rbind, before, after)
+  codes <- unname(lapply(codes, `[`, new))
+  object$added <- list(
+    X = rbind(old$X, rows(X)), inputs = rbind(old$inputs, rows(inputs)),
+    codes = if (is.null(old)) codes else Map(c, old$codes, codes), columns = joined(old$columns, lapply(columns, rows))
+  )
   object
 }
 
@@ -343,34 +373,4 @@ longer_part <- function(part, levels, arrays, k) {
   }
   part$effects <- rbind(part$effects, new$effects)
   part
-}
-
-one_bar <- "it is there for a single bar, such as (nn.last | group), with no other beside it"
-
-#' @rdname varying
-#' @export
-confint.multiVaryingModNN <- function(object, ...) {
-  not_varying("confint()", "where the last layer alone varies, vcov() has standard errors of the linear coefficients")
-}
-
-#' @rdname varying
-#' @export
-simulate.multiVaryingModNN <- function(object, ...) not_varying("simulate()", one_bar)
-
-#' @rdname varying
-#' @export
-importance.multiVaryingModNN <- function(x, ...) not_varying("importance()", one_bar)
-
-#' @rdname varying
-#' @export
-partial_dependence.multiVaryingModNN <- function(x, ...) not_varying("partial_dependence()", one_bar)
-
-#' @rdname varying
-#' @export
-plot.multiVaryingModNN <- function(x, kind = "residuals", ...) {
-  kinds <- c("residuals", "predicted", "history")
-  if (!isTRUE(kind %in% kinds)) {
-    not_varying(sprintf("plot(kind = \"%s\")", format(kind)[1L]), paste("use one of", paste(kinds, collapse = ", ")))
-  }
-  plot.merModNN(x, kind = kind, ...)
 }

@@ -44,6 +44,7 @@ from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_ne
 from pylmernn.rsequences import fit_sequences, sequence_deviance, sequence_values, update_sequences
 from pylmernn.rsettings import read_control
 from pylmernn.rseveral import send_several, several_values, update_several
+from pylmernn.rseveral_answers import several_importance, several_partial_dependence, several_variance
 from pylmernn.rtransitions import compare_transitions, expected_transitions, transition_probabilities
 from pylmernn.rvarying import send_varying, update_varying, varying_averages, varying_values
 from pylmernn.rvarying_answers import varying_importance, varying_partial_dependence, varying_variance
@@ -60,7 +61,10 @@ __all__ = [
     "sequence_values",
     "transition_probabilities",
     "update_class_effects",
+    "several_importance",
+    "several_partial_dependence",
     "several_values",
+    "several_variance",
     "update_sequences",
     "update_several",
     "update_varying",

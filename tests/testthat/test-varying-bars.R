@@ -145,16 +145,3 @@ test_that("both languages fit the same model", {
   expect_equal(-2 * as.numeric(logLik(curved())), found$objective, tolerance = 1e-4)
   expect_equal(sigma(curved()), found$sigma, tolerance = 1e-4)
 })
-
-test_that("what needs one bar alone says so", {
-  skip_without_torch()
-  fit <- curved()
-  for (verb in c("simulate", "importance", "partial_dependence")) {
-    expect_error(match.fun(verb)(fit), "is not offered for networks that vary by group: it is there for a single bar")
-  }
-  expect_error(plot(fit, "calibration"), "use one of residuals, predicted, history")
-  expect_error(predict(fit, se.fit = TRUE), "has no argument 'se.fit'")
-  pdf(NULL)
-  on.exit(dev.off())
-  expect_no_error(plot(fit))
-})
