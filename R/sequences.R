@@ -16,7 +16,16 @@
 #'
 #' Verbs of other fits that are not listed here work too: `formula()`, `nobs()`, [ngrps()], [history()], [with_nets()],
 #' `AIC()`, `BIC()`, `update()`. What needs the training to be repeated is left to `update()`: there is no `refit()`,
-#' `anova()`, `drop1()`, `simulate()` or `confint()`.
+#' `anova()`, `drop1()` or `simulate()`.
+#'
+#' Akaike's criterion chooses the variances of each bar: one for each number that varies (a full covariance matrix where
+#' these are few and levels many), one in common for all weights of a layer, its biases or the transitions, or zero,
+#' which is the model without the bar. The fit says so where the latter two are chosen.
+#'
+#' `vcov()`, and by it `confint()`, take the network and variances as known. Coefficients of a column add up to zero
+#' over the states, and so do all transitions, so the matrix is singular. A move that never occurs has a huge variance.
+#' An intercept and the moves towards its state are told apart by the first and last times of the sequences alone, so
+#' with few sequences the variances of both are large.
 #'
 #' @param object,x,fit A fit by `glmernn(family = "crf")`, or what its verbs return.
 #' @param group A level of the grouping factor (for `plot()` several too); by default what all groups share.
@@ -34,13 +43,19 @@
 #'   are averaged. The class is then that of the largest of these.
 #' @param seed Of these draws.
 #' @param type `"class"`: the most probable states of each sequence as a whole (Viterbi's); `"response"` or `"prob"`:
-#'   probabilities of each state at each time given the whole sequence.
+#'   probabilities of each state at each time given the whole sequence. Of residuals: `"response"`, one for the observed
+#'   state and zero for the others, less `fitted()`; `"pearson"`, that over `sqrt(p (1 - p))`; or `"deviance"`,
+#'   `sqrt(-2 log p)` of the observed state given the states before it and the inputs of the whole sequence, one number
+#'   a row, whose squares add up to `deviance()`.
 #' @param kind What to draw: `"history"`, as in [plot.merModNN()], or `"transitions"`, heat maps of transition
 #'   probabilities (with the further arguments of [compare_transitions()] or [transition_probabilities()]).
 #' @param by For `"transitions"`: two sets of groups, as [compare_transitions()] takes them, or what it returned. A
 #'   panel each and their difference in percentage points, framed where its limits leave out zero (Woerner et al., 2023,
 #'   Figure 6 and Table 5).
 #' @param name A name of lme4's [lme4::getME()], several, or `"ALL"`.
+#' @param parm Names or numbers of coefficients, as `fixef()` has them; by default all.
+#' @param level Of the intervals.
+#' @param method `"Wald"`, the only one there is.
 #' @param tol A standard deviation of a direction of the deviations below this is singular.
 #' @param ... Nothing.
 #' @return `transitions()` a matrix, from rows to columns, less its mean; `fixef()` a named vector, coefficients of each
@@ -113,6 +128,8 @@ fit_sequences <- function(formula, data, sequence, time, contrasts, nets, settin
 # layers                 of what varies, D
 # effects, variances     q x D; D x D x q
 # factor                 L with Sigma = L L', D x D
+# fixed_covariance       of fixef()
+# log_steps              log-probability of each observed state given those before it, n
 # probabilities, states  n x S; codes from 1, n
 # sequences              list(sequence, time), names of columns, and of each row the sequence (`of`) and the rank (`at`)
 new_sequence_fit <- function(model, settings, reply) {
@@ -126,7 +143,7 @@ new_sequence_fit <- function(model, settings, reply) {
   dropped <- as.integer(unlist(reply$dropped_at)) + 1L
   kept <- setdiff(seq_len(ncol(model$X)), dropped)
   by_row <- function(values, names) matrix(values, length(names[[1L]]), byrow = TRUE, dimnames = names)
-  structure(
+  fit <- structure(
     list(
       call = NULL, formula = model$formula, frame = model$frame, fixed = model$fixed, bars = list(),
       varying = model$varying, classes = model$classes, sequences = NULL,
@@ -142,7 +159,7 @@ new_sequence_fit <- function(model, settings, reply) {
       variances = array(arrays$variances, c(D, D, length(levels)), list(labels, labels, levels)),
       factor = by_row(arrays$factor, list(labels, NULL)),
       probabilities = matrix(arrays$probabilities, ncol = S, byrow = TRUE),
-      states = as.integer(arrays$states) + 1L,
+      states = as.integer(arrays$states) + 1L, log_steps = arrays$log_steps,
       objective = reply$objective, exact = FALSE, df = reply$df,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)), scales_differ = reply$scales_differ,
       text = reply$text, variances_text = as.character(unlist(reply$variances_text)),
@@ -150,6 +167,9 @@ new_sequence_fit <- function(model, settings, reply) {
     ),
     class = c("sequenceModNN", "varyingModNN", "merModNN")
   )
+  coefficients <- names(fixef(fit))
+  fit$fixed_covariance <- by_row(arrays$fixed_covariance, list(coefficients, coefficients))
+  fit
 }
 
 not_for_sequences <- function(what, why) {
@@ -245,9 +265,7 @@ as.data.frame.VarCorr.sequenceModNN <- function(x, row.names = NULL, optional = 
 
 #' @rdname sequences
 #' @export
-vcov.sequenceModNN <- function(object, ...) {
-  not_for_sequences("vcov()", "the coefficients are trained together with the network and have no standard errors")
-}
+vcov.sequenceModNN <- function(object, ...) object$fixed_covariance
 
 #' @rdname sequences
 #' @export
@@ -267,8 +285,21 @@ extractAIC.sequenceModNN <- function(fit, scale, k = 2, ...) not_for_sequences("
 
 #' @rdname sequences
 #' @export
-confint.sequenceModNN <- function(object, ...) {
-  not_for_sequences("confint()", "of what varies, ranef(fit, condVar = TRUE) has posterior variances")
+confint.sequenceModNN <- function(object, parm = NULL, level = 0.95, method = "Wald", ...) {
+  if (!identical(method, "Wald")) {
+    stop("confint() of sequences of states has method = \"Wald\" alone.", call. = FALSE)
+  }
+  estimates <- fixef(object)
+  if (is.null(parm)) parm <- names(estimates)
+  if (is.numeric(parm)) parm <- names(estimates)[parm]
+  if (anyNA(parm) || !all(parm %in% names(estimates))) {
+    stop(sprintf("there is no coefficient '%s': there are %s.", setdiff(parm, names(estimates))[1L],
+                 abbreviate_list(names(estimates), 10L)), call. = FALSE)
+  }
+  tails <- c((1 - level) / 2, (1 + level) / 2)
+  limits <- estimates + sqrt(diag(vcov(object))) %o% stats::qnorm(tails)
+  dimnames(limits) <- list(names(estimates), paste(format(100 * tails, trim = TRUE, digits = 3), "%"))
+  limits[parm, , drop = FALSE]
 }
 
 #' @rdname sequences
@@ -278,12 +309,6 @@ refit.sequenceModNN <- function(object, ...) not_for_sequences("refit()", "train
 #' @rdname sequences
 #' @export
 simulate.sequenceModNN <- function(object, ...) not_for_sequences("simulate()", "use predict(type = \"prob\")")
-
-#' @rdname sequences
-#' @export
-residuals.sequenceModNN <- function(object, ...) {
-  not_for_sequences("residuals()", "look at fitted() or predict(type = \"prob\")")
-}
 
 #' @rdname sequences
 #' @export

@@ -69,6 +69,21 @@ fitted.sequenceModNN <- function(object, ...) {
 
 #' @rdname sequences
 #' @export
+residuals.sequenceModNN <- function(object, type = c("response", "pearson", "deviance"), ...) {
+  type <- match.arg(type)
+  left_out <- attr(object$frame, "na.action")
+  if (type == "deviance") {
+    values <- stats::setNames(sqrt(pmax(-2 * object$log_steps, 0)), row.names(object$frame))
+    return(stats::naresid(left_out, values))
+  }
+  p <- structure(object$probabilities, dimnames = list(row.names(object$frame), object$classes))
+  values <- outer(as.integer(object$frame[[1L]]), seq_along(object$classes), `==`) - p
+  if (type == "pearson") values <- values / sqrt(pmax(p * (1 - p), .Machine$double.xmin))
+  stats::naresid(left_out, values)
+}
+
+#' @rdname sequences
+#' @export
 predict.sequenceModNN <- function(object, newdata = NULL, re.form = NULL, allow.new.levels = FALSE, average = 0,
                                   seed = 0, type = c("class", "response", "prob"), ...) {
   extra <- ...names_or_numbers(...)

@@ -63,10 +63,12 @@ def _send(formula: str, design: Design, estimates: SequenceEstimates, sequences:
 
     The header has ``moves`` (whether transitions vary), labels and layers of what varies, ``diagonal`` (of the network
     and of transitions, whether there are variances only), df, and the texts of the fit and of its variances; the arrays
-    are beta (p, S), transitions (S, S), effects (q, D), variances (q, D, D), factor (D, D), probabilities (n, S),
-    states (n,) and those of the network.
+    are beta (p, S), transitions (S, S), effects (q, D), variances (q, D, D), factor (D, D), fixed_covariance of beta
+    and transitions, probabilities (n, S), states (n,), log_steps (n,), the log-probability of each observed state given
+    those before it, and those of the network.
     """
     from pylmernn.engines import nme_crf_predict as values
+    from pylmernn.fit.save_sequences import ARRAYS
     from pylmernn.fit.sequences import SequenceFit
 
     frame: Any = SimpleNamespace(formula=formula)  # data frames and what reads them stay in R
@@ -79,7 +81,7 @@ def _send(formula: str, design: Design, estimates: SequenceEstimates, sequences:
         "moves": estimates.moves,
         "labels": estimates.labels,
         "layers": estimates.layers,
-        "diagonal": estimates.diagonal,
+        "diagonal": [form != "full" for form in estimates.forms],
         "df": fit.logLik().df,
         "text": fit.summary().splitlines(),
         "variances_text": str(fit.VarCorr()).splitlines() if few else [],
@@ -88,8 +90,9 @@ def _send(formula: str, design: Design, estimates: SequenceEstimates, sequences:
     if design.varying:
         groups = sequences.constant(design.varying[0].codes, design.varying[0].group)
     model = values.model_of(estimates)
-    data = values.batch_for(model, sequences, design.X, design.nets[0].inputs, groups)
-    arrays |= {name: getattr(estimates, name) for name in ("beta", "transitions", "effects", "variances", "factor")}
+    data = values.batch_for(model, sequences, design.X, design.nets[0].inputs, groups, design.y.astype(np.int64))
+    arrays |= {name: getattr(estimates, name) for name in ARRAYS}
+    arrays["log_steps"] = sequences.spread(values.log_probabilities(model, data, estimates.effects), design.n)
     arrays["probabilities"] = sequences.spread(values.all_probabilities(model, data, estimates), design.n)
     arrays["states"] = sequences.spread(values.best_states(model, data, estimates.effects), design.n)
     return header, arrays | kept
@@ -126,9 +129,10 @@ def read_sequence_fit(meta: Mapping[str, Any], read: Reader) -> SequenceEstimate
         effects=effects,
         variances=np.empty((q, D, D)),
         factor=factor,
+        fixed_covariance=np.empty((0, 0)),
         labels=(),
         layers=(),
-        diagonal=(),
+        forms=("diagonal", "diagonal"),
         objective=np.nan,
         convergence=CONVERGED,
     )

@@ -1,7 +1,10 @@
 """Simulated sequences of states with transitions of their own by dyad."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
+import torch
 
 STATES = np.array(["calm", "joy", "row"])
 
@@ -28,3 +31,14 @@ def dyads(groups=24, times=30, sequences=1, sd=1.0, seed=0):
             columns = {"state": STATES[states], "x1": x[:, 0], "x2": x[:, 1], "dyad": f"d{i}", "t": np.arange(times)}
             tables.append(pd.DataFrame({**columns, "sequence": f"d{i}.{k}"}))
     return pd.concat(tables, ignore_index=True)
+
+
+def brute_force(scores, transitions, states):
+    """Log-probability of states (T,) by the sum over all paths, differentiable."""
+
+    def score(path):
+        total = sum(scores[t, s] for t, s in enumerate(path))
+        return total + sum(transitions[a, b] for a, b in itertools.pairwise(path))
+
+    paths = itertools.product(range(3), repeat=len(scores))
+    return score(states.tolist()) - torch.stack([score(path) for path in paths]).logsumexp(0)

@@ -85,7 +85,8 @@ def test_a_fit_is_that_of_python(fit, reply):
     assert header["labels"] == list(e.labels)
     assert header["df"] == fit.logLik().df
     assert header["text"][2:] == str(fit).splitlines()[2:]
-    for name in ("beta", "transitions", "effects", "variances", "factor"):
+    np.testing.assert_allclose(-2 * arrays["log_steps"], fit.residuals("deviance") ** 2, atol=1e-12)
+    for name in ("beta", "transitions", "effects", "variances", "factor", "fixed_covariance"):
         np.testing.assert_array_equal(arrays[name].reshape(getattr(e, name).shape), getattr(e, name), err_msg=name)
     np.testing.assert_array_equal(arrays["probabilities"].reshape(-1, 3), fit.fitted())
     assert [STATES[int(code)] for code in arrays["states"]] == fit.predict().tolist()

@@ -6,6 +6,8 @@ the modes of their posterior by a damped Newton step, ``Sigma := mean(v_i v_i' +
 "nme", and the mean of the deviations moves to what all groups share. The best epoch is that of the best prediction of
 the last times of each sequence from its first ones, among the epochs in which deviations are fully in. A term has a
 full covariance matrix where it has at most 12 numbers and 4 groups for each variance and covariance, else variances.
+At the end Akaike's criterion chooses between these and fewer variances, or none: see
+:mod:`pylmernn.engines.nme_crf_choice`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import HISTORY
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import Callback
-from pylmernn.engines.nme_crf_data import batch_of, check
+from pylmernn.engines.nme_crf_choice import Form, choose, kinds
+from pylmernn.engines.nme_crf_data import absorb_bias, batch_of, check
+from pylmernn.engines.nme_crf_information import fixed_covariance
 from pylmernn.engines.nme_crf_model import (
     Batch,
     GroupPosterior,
@@ -36,10 +40,8 @@ from pylmernn.engines.nme_crf_model import (
     tails,
 )
 from pylmernn.engines.nme_generalized import refuse_faithful
-from pylmernn.engines.nme_model import constant_column, last_layer
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.formula.sequences import Sequences
-from pylmernn.mean.mlp import TabularNet
 from pylmernn.mean.networks import Networks, build, specify, weights_of
 from pylmernn.mean.varying import Selected, select
 from pylmernn.training.loop import count_matrices, parameter_groups, schedules
@@ -80,10 +82,13 @@ class SequenceEstimates:
         Posterior variances.
     factor : ndarray, shape (D, D)
         L with ``Sigma = L L'``.
+    fixed_covariance : ndarray, shape (p * S + S * S, p * S + S * S)
+        Of beta and transitions, centred; see :mod:`pylmernn.engines.nme_crf_information`.
     labels, layers : tuple of str, length D
         Of what varies.
-    diagonal : tuple of bool
-        A term: whether it has variances only.
+    forms : tuple of str
+        Of Sigma, for what varies of the network and for transitions: "full", "diagonal", "common" (a variance for all
+        weights of a layer, for all its biases, for all transitions) or "zero".
     objective : float
         -2 log-likelihood, by Laplace's approximation where something varies, given what all groups share.
     convergence : Convergence
@@ -99,9 +104,10 @@ class SequenceEstimates:
     effects: FloatArray
     variances: FloatArray
     factor: FloatArray
+    fixed_covariance: FloatArray
     labels: tuple[str, ...]
     layers: tuple[str, ...]
-    diagonal: tuple[bool, ...]
+    forms: tuple[Form, Form]
     objective: float
     convergence: Convergence
 
@@ -130,8 +136,8 @@ def fit(
     refuse_faithful(design, control or Control())
     training = SequenceTraining(design, sequences, control or Control())
     history, best_epoch, stopped = training.run(callback)
-    deviance, message = training.settle()
-    training.absorb_bias()
+    deviance, message = choose(training)
+    absorb_bias(training.model, design.X)
     text = "; ".join(each for each in (stopped, message) if each)
     model, posterior = training.model, training.posterior
     L = training.factor.numpy()
@@ -146,9 +152,10 @@ def fit(
         effects=posterior.u.numpy() @ L.T,
         variances=L @ posterior.variances.numpy() @ L.T,
         factor=L,
+        fixed_covariance=fixed_covariance(training),
         labels=training.labels,
         layers=training.layers,
-        diagonal=tuple(training.diagonal),
+        forms=(training.forms[0], training.forms[1]),
         objective=deviance,
         convergence=Convergence(not text, np.zeros(0), len(history["epoch"]), text, time.perf_counter() - begun),
     )
@@ -182,9 +189,11 @@ class SequenceTraining:
         selected = None if bar is None else select(module, bar.selector, bar.label, net.input_names)
         self.model = SequenceScores(module, selected, "crf" in terms, design.p, S)
         self.training, self.given = training, control.training.epochs
-        self.diagonal, labels, layers = [], [], []
+        self.forms: list[Form] = []
+        labels, layers = [], []
         for term, size in zip((bar, terms.get("crf")), self.model.sizes, strict=True):
-            self.diagonal.append(term is not None and is_diagonal(term.covariance, size, term.n_levels, term.label))
+            only = term is not None and is_diagonal(term.covariance, size, term.n_levels, term.label)
+            self.forms.append("diagonal" if only else "full")
         if selected is not None:
             labels, layers = list(selected.labels), list(selected.layers)
         if "crf" in terms:
@@ -238,7 +247,7 @@ class SequenceTraining:
         optimizer = torch.optim.AdamW(decay, lr=training.learning_rate)
         epochs = self.epochs
         schedule, plateau = schedules(training, optimizer, epochs * -(-len(self.data.lengths) // self.batch))
-        best: tuple[int, float, Any] = (0, np.inf, self._state())
+        best: tuple[int, float, Any] = (0, np.inf, self.state())
         stopped = ""
         try:
             for epoch in range(1, epochs + 1):
@@ -259,7 +268,7 @@ class SequenceTraining:
                     plateau.step(error)
                 comes_in = share < 1.0 and self.model.size > 0
                 if best[0] == 0 or comes_in or error < best[1] or not np.isfinite(error):
-                    best = (epoch, error, self._state())
+                    best = (epoch, error, self.state())
                 if callback is not None:
                     callback(epoch, error)
                 if training.patience is not None and epoch - best[0] >= training.patience:
@@ -268,13 +277,18 @@ class SequenceTraining:
             if best[0] == 0:
                 raise
             stopped = "training was interrupted"
-        weights, self.factor, self.posterior = best[2]
-        self.model.load_state_dict(weights)
+        self.restore(best[2])
         self.model.eval()
         return history, best[0], stopped
 
-    def _state(self) -> Any:
+    def state(self) -> tuple[Any, Tensor, GroupPosterior]:
+        """What training changes, to be put back by :meth:`restore`."""
         return copy.deepcopy(self.model.state_dict()), self.factor, self.posterior
+
+    def restore(self, state: tuple[Any, Tensor, GroupPosterior]) -> None:
+        """Put back what :meth:`state` kept."""
+        self.model.load_state_dict(state[0])
+        self.factor, self.posterior = state[1:]
 
     def _spread(self) -> float:
         """Root mean square of the deviations' prior standard deviations."""
@@ -305,7 +319,7 @@ class SequenceTraining:
 
     def _update(self, found: GroupPosterior, leap: bool = False) -> None:
         """The next Sigma, and the mean of the deviations to what all groups share."""
-        L = next_factor(found, self.factor, self.model.sizes, self.diagonal, leap)
+        L = next_factor(found, self.factor, self.model.sizes, kinds(self.forms, self.model.sizes, self.labels), leap)
         v = found.u @ self.factor.T
         mean = v.mean(0)
         self.model.move(mean)
@@ -338,18 +352,18 @@ class SequenceTraining:
         if not self.model.size:
             return self._deviance(), ""
         before, leap, small, message = np.inf, True, 0, ""
-        kept = (self.factor, self.posterior, copy.deepcopy(self.model.state_dict()))
+        kept = self.state()
         for _ in range(ROUNDS):
             self.posterior = newton_step(self.model, self.data, self.posterior.u, self.factor)
             deviance = self._deviance()
             if leap and deviance > before + CHANGE:  # a leap too far
-                self.factor, self.posterior, leap = kept[0], kept[1], False
-                self.model.load_state_dict(kept[2])
+                self.restore(kept)
+                leap = False
                 continue
             small = small + 1 if before - deviance < CHANGE else 0
             if small == CALM:
                 break
-            before, kept = deviance, (self.factor, self.posterior, copy.deepcopy(self.model.state_dict()))
+            before, kept = deviance, self.state()
             self._update(self.posterior, leap)
             leap = True
         else:
@@ -362,15 +376,6 @@ class SequenceTraining:
         with torch.no_grad():
             rows = self.model.deviances(self.data, self.model.own(self.v, self.data.groups)).sum()
         return float(rows) + self.posterior.deviance
-
-    def absorb_bias(self) -> None:
-        """Put the bias of the last layer into the intercept, where network and design have them."""
-        module, constant = self.model.network, constant_column(self.design.X)
-        if isinstance(module, TabularNet) and constant is not None:
-            bias = last_layer(module).bias
-            with torch.no_grad():
-                self.model.beta[constant] += bias / self.design.X[0, constant]
-                bias.zero_()
 
     def networks(self, best_epoch: int, history: dict[str, list[float]]) -> Networks:
         """The network at theta_bar as data."""

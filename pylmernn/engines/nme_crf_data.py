@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pylmernn.engines.nme_crf_model import Batch
-from pylmernn.formula.design import Design, DesignError
+from pylmernn.engines.nme_crf_model import Batch, SequenceScores
+from pylmernn.engines.nme_model import constant_column, last_layer
+from pylmernn.formula.design import Design, DesignError, FloatArray
 from pylmernn.formula.sequences import Sequences
+from pylmernn.mean.mlp import TabularNet
 
 Tensor = torch.Tensor
 
@@ -46,3 +48,13 @@ def check(design: Design, sequences: Sequences) -> None:
         raise DesignError(
             "every sequence has length 1: there are no transitions without neighbours; look at sequence=."
         )
+
+
+def absorb_bias(model: SequenceScores, X: FloatArray) -> None:
+    """Put the bias of the last layer into the intercept, where network and design have them."""
+    module, constant = model.network, constant_column(X)
+    if isinstance(module, TabularNet) and constant is not None:
+        bias = last_layer(module).bias
+        with torch.no_grad():
+            model.beta[constant] += bias / X[0, constant]
+            bias.zero_()

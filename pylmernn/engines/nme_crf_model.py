@@ -146,18 +146,22 @@ def gradients(model: SequenceScores, data: Batch, v: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def curvatures(model: SequenceScores, data: Batch, v: Tensor) -> tuple[Tensor, Tensor]:
+def curvatures(model: SequenceScores, data: Batch, v: Tensor, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Gradients (q, D) of the log-likelihood of each group and minus its Hessian (q, D, D), at deviations (q, D).
 
     Groups do not touch each other, so one difference of gradients gives a column of every group's Hessian. Directions
-    in which the likelihood is not concave count as flat.
+    in which the likelihood is not concave count as flat. Where ``some`` (D,) of the numbers alone are wanted, the rows
+    and columns of the others are zero.
     """
     D = v.shape[1]
-    copies = torch.cat([v[None], v + DIFFERENCE * torch.eye(D, dtype=v.dtype)[:, None]])
+    at = torch.arange(D) if some is None else torch.nonzero(some)[:, 0]
+    copies = torch.cat([v[None], v + DIFFERENCE * torch.eye(D, dtype=v.dtype)[at][:, None]])
     found = gradients(model, data, copies)
-    H = -(found[1:] - found[0]).permute(1, 2, 0) / DIFFERENCE
+    H = -(found[1:, :, at] - found[0, :, at]).permute(1, 2, 0) / DIFFERENCE
     values, vectors = torch.linalg.eigh((H + H.transpose(1, 2)) / 2)
-    return found[0], (vectors * values.clamp(min=0.0)[:, None]) @ vectors.transpose(1, 2)
+    whole = v.new_zeros(len(v), D, D)
+    whole[:, at[:, None], at] = (vectors * values.clamp(min=0.0)[:, None]) @ vectors.transpose(1, 2)
+    return found[0], whole
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ class GroupPosterior:
 
 def newton_step(model: SequenceScores, data: Batch, u: Tensor, L: Tensor) -> GroupPosterior:
     """One step of every group towards the mode of its posterior, halved where it would lower it."""
-    gradient, H = curvatures(model, data, u @ L.T)
+    gradient, H = curvatures(model, data, u @ L.T, (L != 0).any(1))
     M = L.T @ H @ L + torch.eye(L.shape[1], dtype=L.dtype)
     factor = torch.linalg.cholesky(M)
     step = torch.cholesky_solve((gradient @ L - u)[:, :, None], factor)[:, :, 0]
@@ -216,32 +220,41 @@ def maximise_shared(model: SequenceScores, data: Batch, own: Tensor) -> None:
 
 
 def next_factor(
-    found: GroupPosterior, L: Tensor, sizes: Sequence[int], diagonal: Sequence[bool], leap: bool = False
+    found: GroupPosterior, L: Tensor, sizes: Sequence[int], kinds: Sequence[Tensor | None], leap: bool = False
 ) -> Tensor:
-    """L of the next Sigma, a block a term, full or of variances only.
+    """L of the next Sigma, a block a term: full where ``kinds`` is None, else diagonal with a variance a kind (size,).
 
     ``Sigma := mean(v v' + variance)``, the EM step; a ``leap`` is MacKay's (1992) step, ``sum v^2 / sum(1 - V)`` for a
     variance, V being the posterior variance of u. Both rest at the same Sigma, but EM creeps where a variance is zero.
     """
     of_modes = (found.u[:, :, None] * found.u[:, None, :]).mean(0)
     blocks, at = [], 0
-    for size, only in zip(sizes, diagonal, strict=True):
+    for size, kind in zip(sizes, kinds, strict=True):
         inside = (slice(at, at + size), slice(at, at + size))
         own, variance, S = L[inside], found.variances.mean(0)[inside], of_modes[inside]
-        second = _leap(S, variance, only) if leap else S + variance
-        if only:
-            blocks.append(torch.diag(factor_of((torch.diagonal(own) ** 2) * torch.diagonal(second))))
-        else:
+        if kind is None:
+            second = _leap(S, variance) if leap else S + variance
             blocks.append(factor_of(own @ second @ own.T))
+        else:
+            known = 1.0 - torch.diagonal(variance) if leap else torch.ones(size, dtype=S.dtype)
+            moments = torch.diagonal(S) if leap else torch.diagonal(S + variance)
+            ratio = by_kind(moments, kind) / by_kind(known, kind).clamp(min=LEAST_KNOWN)
+            blocks.append(torch.diag(factor_of(torch.diagonal(own) ** 2 * ratio)))
         at += size
     return torch.block_diag(*blocks)
 
 
-def _leap(of_modes: Tensor, variance: Tensor, only: bool) -> Tensor:
+def by_kind(values: Tensor, kinds: Tensor) -> Tensor:
+    """The mean of each kind in place of the values (k,)."""
+    sums, counts = (
+        values.new_zeros(len(values)).index_add(0, kinds, each) for each in (values, torch.ones_like(values))
+    )
+    return (sums / counts.clamp(min=1.0))[kinds]
+
+
+def _leap(of_modes: Tensor, variance: Tensor) -> Tensor:
     """``M^-1/2 S M^-1/2`` with ``M = I - V``, which is I where ``S + V`` is."""
     known = torch.eye(len(variance), dtype=variance.dtype) - variance
-    if only:
-        return torch.diag(torch.diagonal(of_modes) / torch.diagonal(known).clamp(min=LEAST_KNOWN))
     values, vectors = torch.linalg.eigh(known)
     root = (vectors / values.clamp(min=LEAST_KNOWN).sqrt()) @ vectors.T
     return root @ of_modes @ root

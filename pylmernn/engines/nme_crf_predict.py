@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pylmernn.engines.nme_crf import SequenceEstimates
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores, newton_step
 from pylmernn.formula.sequences import Sequences
-from pylmernn.mean.crf import marginals, viterbi
+from pylmernn.mean.crf import log_steps, marginals, viterbi
 from pylmernn.mean.networks import build
 
 FloatArray = NDArray[np.float64]
@@ -62,6 +62,13 @@ def probabilities(model: SequenceScores, data: Batch, v: FloatArray) -> FloatArr
     """The probability (B, T, S) of each state at each time given the inputs of the whole sequence."""
     with torch.no_grad():
         found = marginals(model.batch(data, model.own(torch.from_numpy(v), data.groups)))
+    return np.asarray(found.numpy())
+
+
+def log_probabilities(model: SequenceScores, data: Batch, v: FloatArray) -> FloatArray:
+    """The log-probability (B, T) of each observed state given those before it and the inputs of the whole sequence."""
+    with torch.no_grad():
+        found = log_steps(model.batch(data, model.own(torch.from_numpy(v), data.groups)), data.states)
     return np.asarray(found.numpy())
 
 

@@ -19,8 +19,8 @@ from pylmernn.formula.varying import split_bars
 if TYPE_CHECKING:
     from pylmernn.fit.save import Parts
 
-ARRAYS = ("beta", "transitions", "effects", "variances", "factor")
-TEXTS = ("method", "classes", "moves", "labels", "layers", "diagonal")
+ARRAYS = ("beta", "transitions", "effects", "variances", "factor", "fixed_covariance")
+TEXTS = ("method", "classes", "moves", "labels", "layers", "forms")
 
 
 def put_sequences(parts: Parts, e: SequenceEstimates) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pylmernn.engines import nme_crf_predict as values
-from pylmernn.engines.nme_crf import SequenceEstimates, centred
+from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_choice import count_variances
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 from pylmernn.fit import rtext
 from pylmernn.fit.likelihood import LogLik
 from pylmernn.fit.ranef import Ranef
+from pylmernn.fit.sequences_errors import SequenceErrors
 from pylmernn.fit.transitions import TransitionVerbs
 from pylmernn.fit.update import update_formula
 from pylmernn.fit.varcorr import TermCovariance, VarCorr
@@ -33,10 +35,12 @@ from pylmernn.formula.values import Factor
 TYPES = ("class", "response")
 
 
-class SequenceFit(TransitionVerbs, VaryingVerbs):
+class SequenceFit(SequenceErrors, TransitionVerbs, VaryingVerbs):
     """A fitted sequence model: scores ``X beta + f(x; theta_bar + eta_i)`` of the states, transitions ``T_bar + T_i``.
 
-    Made by :func:`pylmernn.glmernn` with ``family="crf"``.
+    Made by :func:`pylmernn.glmernn` with ``family="crf"``. Akaike's criterion chooses the variances of each bar: one for
+    each number that varies (a full covariance matrix where these are few and groups many), one in common for all weights
+    of a layer, its biases or the transitions, or zero, which is the model without the bar; the summary says so.
 
     Attributes
     ----------
@@ -123,20 +127,19 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         e, group, terms, at = self.estimates, self._group, [], 0
         sizes = (0 if e.selected is None else e.selected.size, len(e.classes) ** 2 if e.moves else 0)
         Sigma = e.factor @ e.factor.T
-        for name, size, diagonal in zip((self.design.nets[0].name, "crf"), sizes, e.diagonal, strict=True):
+        for name, size, form in zip((self.design.nets[0].name, "crf"), sizes, e.forms, strict=True):
             inside = slice(at, at + size)
             if size:
                 block = Sigma[inside, inside]
-                terms.append(TermCovariance(f"{group}.{name}", e.labels[inside], block, correlated=not diagonal))
+                terms.append(TermCovariance(f"{group}.{name}", e.labels[inside], block, correlated=form == "full"))
             at += size
         return VarCorr(terms, 1.0, residual=False)
 
     def logLik(self) -> LogLik:
         """Log-likelihood of the sequences, by Laplace's approximation, given the network."""
-        e, variances = self.estimates, 0
+        e = self.estimates
         sizes = (0 if e.selected is None else e.selected.size, len(e.classes) ** 2 if e.moves else 0)
-        for size, diagonal in zip(sizes, e.diagonal, strict=True):
-            variances += size if diagonal else size * (size + 1) // 2
+        variances = sum(count_variances(e.forms, sizes, e.labels))
         df = e.beta.size + e.transitions.size + e.networks.specs[0].n_parameters + variances
         return LogLik(-0.5 * e.objective, df, self.design.n)
 
@@ -365,13 +368,25 @@ class SequenceFit(TransitionVerbs, VaryingVerbs):
         if self.design.varying:
             lines[-1] += f", groups: {self._group}, {len(self._levels)}"
             lines += ["Random effects:", str(self.VarCorr()) if len(e.labels) <= SHOWN else self._layers()]
-        coefficients = pd.DataFrame(centred(e.beta), index=list(self.design.fixed_names), columns=list(e.classes))
+            lines += self._chosen()
+        (coefficients, errors), four = self._coefficients(), "{:.4f}".format
         if len(coefficients):
-            lines += ["", "Fixed effects, a column a state:", coefficients.to_string(float_format="{:.4f}".format)]
-        lines += ["", "Transitions, from row to column:", self.transitions().to_string(float_format="{:.4f}".format)]
+            lines += ["", "Fixed effects of each state:", coefficients.to_string(float_format=four)]
+        lines += ["", "Transitions, from row to column:", self.transitions().to_string(float_format=four)]
+        lines += ["", "Their standard errors:", errors.to_string(float_format=four)]
         if e.convergence.message:
             lines.append(e.convergence.message)
         return "\n".join(lines)
+
+    def _chosen(self) -> list[str]:
+        """What Akaike's criterion made of the variances of each bar, where it changed them."""
+        forms = dict(zip((self.design.nets[0].name, "crf"), self.estimates.forms, strict=True))
+        told = {"zero": "its variances are zero", "common": "one variance for all numbers of a kind"}
+        return [
+            f"{term.label}: {told[forms[term.net]]}, by Akaike's criterion."
+            for term in self.design.varying
+            if forms[term.net] in told
+        ]
 
     def _layers(self) -> str:
         """Root mean squares of the standard deviations of each layer, and of transitions."""

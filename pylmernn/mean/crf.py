@@ -20,8 +20,8 @@ from pylmernn.mean.crf_sums import both_ways, log_partition_alone, restored
 
 Tensor = torch.Tensor
 
-__all__ = ["CRF", "Chains", "chains", "log_likelihood", "log_partition", "marginals", "pair_marginals", "path_score",
-           "viterbi"]  # fmt: skip
+__all__ = ["CRF", "Chains", "chains", "log_likelihood", "log_partition", "log_steps", "marginals", "pair_marginals",
+           "path_score", "viterbi"]  # fmt: skip
 
 
 def log_partition(batch: Chains) -> Tensor:
@@ -61,6 +61,22 @@ def path_score(batch: Chains, states: Tensor) -> Tensor:
 def log_likelihood(batch: Chains, states: Tensor) -> Tensor:
     """Log-probability of given states (B, T) of each sequence, (B,)."""
     return path_score(batch, states) - log_partition(batch)
+
+
+def log_steps(batch: Chains, states: Tensor) -> Tensor:
+    """Log-probability of each state given those before it, (B, T); zero beyond the end, and their sum that of all."""
+    with torch.no_grad():
+        size, times, _ = batch.scores.shape
+        rows, transitions = torch.arange(size, device=states.device), batch.each_transition
+        states = torch.where(batch.inside, states, torch.zeros_like(states)).long()
+        found, after = torch.zeros_like(batch.scores[:, :, 0]), batch.end
+        for t in range(times - 1, -1, -1):
+            ahead = batch.scores[:, t] + after  # of all from here on, by the state at t
+            given = ahead + (transitions[rows, states[:, t - 1]] if t else batch.start)
+            found[:, t] = given.log_softmax(1)[rows, states[:, t]]
+            before = (transitions + ahead[:, None, :]).logsumexp(2)
+            after = torch.where((t < batch.lengths)[:, None], before, batch.end)
+        return found * batch.inside
 
 
 def marginals(batch: Chains) -> Tensor:

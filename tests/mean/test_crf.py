@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pylmernn.linalg.pathsums import ROOM, steps_between_scalings
-from pylmernn.mean.crf import CRF, chains, log_likelihood, log_partition, marginals, pair_marginals, viterbi
+from pylmernn.mean.crf import CRF, chains, log_likelihood, log_partition, log_steps, marginals, pair_marginals, viterbi
 
 
 def example(size, times, states, seed, by_group=False, forbid=False):
@@ -40,6 +40,26 @@ def all_paths(scores, transitions, start, end):
 
 CASES = [(times, states, by_group, forbid) for times in (1, 2, 6) for states in (2, 4) for by_group in (False, True)
          for forbid in (False, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_states_given_those_before_them(by_group):
+    scores, transitions, lengths, start, end = example(4, 5, 3, 2, by_group)
+    lengths[:2] = torch.tensor([5, 1])
+    scores[1, 1:] = torch.nan
+    batch = chains(scores, transitions, lengths, start, end)
+    states = torch.randint(0, 3, (4, 5), generator=torch.Generator().manual_seed(0))
+    found = log_steps(batch, states)
+    for i, length in enumerate(lengths.tolist()):
+        own = transitions[i] if by_group else transitions
+        paths, values = all_paths(scores[i, :length].numpy(), own.numpy(), start.numpy(), end.numpy())
+        weights, seen, before = np.exp(values), states[i, :length].tolist(), np.ones(len(paths), dtype=bool)
+        for t in range(length):
+            now = before & np.array([path[t] == seen[t] for path in paths])
+            assert found[i, t].item() == pytest.approx(np.log(weights[now].sum() / weights[before].sum()), abs=1e-10)
+            before = now
+        assert (found[i, length:] == 0).all()
+    np.testing.assert_allclose(found.sum(1), log_likelihood(batch, states), atol=1e-10)
 
 
 @pytest.mark.parametrize("times, states, by_group, forbid", CASES)

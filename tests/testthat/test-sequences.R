@@ -65,7 +65,8 @@ test_that("a model is updated", {
   fit <- glmernn(moving, d, family = "crf", sequence = "s", time = "t", control = list(epochs = 2), seed = 1)
   shared <- update(fit, . ~ . - (crf | dyad))
   expect_identical(deparse1(formula(shared)), "state ~ nn(x1, x2, hidden = c(3))")
-  expect_lt(attr(logLik(shared), "df"), attr(logLik(fit), "df"))
+  expect_length(shared$layers, 0)
+  expect_length(fit$layers, 9)
   some <- update(fit, subset = s > 2)
   expect_identical(names(predict(some)), as.character(11:40))
   expect_equal(predict(some, d[11:40, ], type = "prob"), fitted(some))
@@ -160,7 +161,7 @@ test_that("networks vary too, or nothing does", {
 
 test_that("covariances are told of where groups are many", {
   skip_without_torch()
-  d <- transform(dyads(40, 4, 1), state = ifelse(state == "calm", "calm", "other"))
+  d <- transform(dyads(40, 15, 2), state = ifelse(state == "calm", "calm", "other"))
   fit <- fit_dyads(state ~ nn(x1, hidden = c()) + (crf | dyad), d, epochs = 1)
   Sigma <- VarCorr(fit)$dyad.crf
   table <- as.data.frame(VarCorr(fit))
@@ -184,6 +185,48 @@ test_that("a module of the user's own scores states", {
   expect_identical(predict(with_nets(readRDS(file), list(tower = tower)), d), predict(fit, d))
 })
 
+test_that("residuals add up to the deviance, and coefficients have standard errors", {
+  skip_without_torch()
+  d <- dyads()
+  fit <- fit_dyads(state ~ x1 + nn(x2, hidden = c(2)) + (crf | dyad), d)
+  p <- fitted(fit)
+  observed <- outer(d$state, colnames(p), "==")
+  expect_equal(residuals(fit), observed - p)
+  expect_equal(resid(fit, "pearson"), (observed - p) / sqrt(p * (1 - p)))
+  steps <- residuals(fit, type = "deviance")
+  expect_equal(sum(steps^2), deviance(fit))
+  own <- d$dyad == "d3"
+  expect_equal(sum(steps[own]^2), deviance(fit, d[own, ]))
+  expect_error(residuals(fit, type = "working"), "should be one of")
+  covariance <- vcov(fit)
+  expect_identical(dimnames(covariance), list(names(fixef(fit)), names(fixef(fit))))
+  expect_equal(covariance, t(covariance))
+  expect_equal(rowSums(covariance[, 4:6]), rep(0, 15), ignore_attr = TRUE, tolerance = 1e-6)
+  se <- sqrt(diag(covariance))
+  expect_equal(confint(fit)[, 2] - fixef(fit), qnorm(0.975) * se)
+  expect_identical(dim(confint(fit, "x1:joy", 0.5)), c(1L, 2L))
+  expect_identical(rownames(confint(fit, 2)), "(Intercept):joy")
+  expect_error(confint(fit, "x3"), "there is no coefficient 'x3'")
+  expect_error(confint(fit, method = "profile"), "has method = \"Wald\" alone")
+  expect_output(print(fit), "Their standard errors:", fixed = TRUE)
+  skip_if_not_installed("generics")
+  expect_equal(generics::tidy(fit, "fixed")$std.error, unname(se))
+})
+
+test_that("the variances of a bar of dyads that are alike are zero", {
+  skip_without_torch()
+  d <- dyads(12, 15, 2)
+  set.seed(5)
+  d$state <- sample(c("calm", "joy", "row"), nrow(d), TRUE)
+  fit <- fit_dyads(data = d, epochs = 10)
+  expect_output(print(fit), "(crf | dyad): its variances are zero, by Akaike's criterion.", fixed = TRUE)
+  expect_identical(isSingular(fit), TRUE)
+  expect_true(all(ranef(fit)$dyad == 0))
+  expect_true(all(VarCorr(fit)$dyad.crf == 0))
+  expect_equal(deviance(fit), -2 * c(logLik(fit)))
+  expect_identical(predict(fit), predict(fit, re.form = NA))
+})
+
 test_that("rows that are left out are missing in answers, and only at an end", {
   skip_without_torch()
   d <- dyads(4, 5)
@@ -192,6 +235,8 @@ test_that("rows that are left out are missing in answers, and only at an end", {
   expect_equal(nobs(fit), 38)
   expect_identical(unname(which(is.na(predict(fit)))), c(1L, 10L))
   expect_identical(unname(which(is.na(fitted(fit)[, 1]))), c(1L, 10L))
+  expect_identical(unname(which(is.na(residuals(fit)[, 1]))), c(1L, 10L))
+  expect_identical(unname(which(is.na(residuals(fit, type = "deviance")))), c(1L, 10L))
   expect_identical(unname(which(is.na(predict(fit, re.form = NA)))), c(1L, 10L))
   d$x1[3] <- NA
   expect_error(fit_dyads(data = d), "the sequence '1' has a row with missing values amid others")
@@ -262,8 +307,7 @@ test_that("new data that make no sequences are refused in one sentence", {
   expect_error(plot(fit, kind = "residuals"), "plot(kind = \"residuals\") is not offered for sequences", fixed = TRUE)
   expect_error(getME(fit, "theta"), "has no part 'theta'")
   expect_identical(getME(fit, "beta"), fit$beta)
-  for (verb in list(anova, drop1, extractAIC, confint, refit, simulate, importance, partial_dependence, residuals, coef,
-                    vcov)) {
+  for (verb in list(anova, drop1, extractAIC, refit, simulate, importance, partial_dependence, coef)) {
     expect_error(verb(fit), "is not offered for sequences of states")
   }
   expect_error(as_merMod(fit), "lme4 has no")
