@@ -173,6 +173,8 @@ def gpboost(task: Task, seed: int) -> Outcome:
     import gpboost as gpb
 
     y = task.train[task.response].to_numpy(float)
+    centre, spread = y.mean(), y.std()  # its first variances go astray for responses of another size
+    y = (y - centre) / spread
     train, test = task.train[list(task.numeric)].to_numpy(float), task.test[list(task.numeric)].to_numpy(float)
     effects, effects_test = _gpboost_effects(task)
     settings = {"learning_rate": RATE, "num_threads": 1, "seed": seed, "verbose": -1}
@@ -204,7 +206,7 @@ def gpboost(task: Task, seed: int) -> Outcome:
     )
     seconds = time.perf_counter() - begun
     predicted = booster.predict(test, **effects_test, predict_var=False, pred_latent=False)["response_mean"]
-    return Outcome(np.asarray(predicted), seconds, chosen.best_iteration)
+    return Outcome(centre + spread * np.asarray(predicted), seconds, chosen.best_iteration)
 
 
 def _gpboost_effects(task: Task) -> tuple[dict[str, Any], dict[str, Any]]:

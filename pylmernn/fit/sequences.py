@@ -38,9 +38,9 @@ TYPES = ("class", "response")
 class SequenceFit(SequenceErrors, TransitionVerbs, VaryingVerbs):
     """A fitted sequence model: scores ``X beta + f(x; theta_bar + eta_i)`` of the states, transitions ``T_bar + T_i``.
 
-    Made by :func:`pylmernn.glmernn` with ``family="crf"``. Akaike's criterion chooses the variances of each bar: one for
-    each number that varies (a full covariance matrix where these are few and groups many), one in common for all weights
-    of a layer, its biases or the transitions, or zero, which is the model without the bar; the summary says so.
+    Made by :func:`pylmernn.glmernn` with ``family="crf"``. Akaike's criterion chooses the variances of each bar: one
+    for each number that varies (a full covariance matrix where these are few and groups many), one in common for all
+    weights of a layer, its biases or the transitions, or zero, the model without the bar. The summary says so.
 
     Attributes
     ----------
