@@ -10,11 +10,13 @@ send_whole_several <- function(object) {
   model$groups <- factors[seq_along(object$bars)]
   model$varying_groups <- factors[-ordinary_first(object)]
   design <- send_design(model)
+  if (isGLMM(object)) design$meta$generalized <- TRUE
   sent <- send_several_fit(object)
   added <- object$added
   list(
     meta = c(sent$meta, list(design = design$meta, exact = object$exact, added = NROW(added$X))),
-    buffers = c(design$buffers, sent$buffers, as_buffers(object$fitted), if (!is.null(added)) send_several_rows(added)),
+    buffers = c(design$buffers, sent$buffers, as_buffers(object$fitted), if (!is.null(added)) send_several_rows(added),
+                if (length(added$weights)) as_buffers(added$weights)),
     modules = sent$modules
   )
 }
@@ -53,17 +55,6 @@ several_variances <- function(object, rows, taken) {
   list(variance = variance, noise = reply$noise)
 }
 
-# Predictions with limits and standard errors, shaped as those of other fits.
-several_with_errors <- function(object, mean, rows, taken, se.fit, interval, level, weights) {
-  pad <- function(values) stats::napredict(rows$na.action, stats::setNames(as.vector(values), rows$names))
-  spread <- several_variances(object, rows, taken)
-  noise <- if (interval == "prediction") spread$noise / weights else 0
-  half <- stats::qnorm((1 + level) / 2) * sqrt(spread$variance + noise)
-  answer <- pad(mean)
-  if (interval != "none") answer <- cbind(fit = answer, lwr = pad(mean - half), upr = pad(mean + half))
-  if (se.fit) list(fit = answer, se.fit = pad(sqrt(spread$variance))) else answer
-}
-
 #' @rdname varying
 #' @export
 simulate.multiVaryingModNN <- function(object, nsim = 1, seed = NULL, use.u = FALSE, re.form = NA, newdata = NULL,
@@ -78,9 +69,9 @@ simulate.multiVaryingModNN <- function(object, nsim = 1, seed = NULL, use.u = FA
     strangers_apart(object, several_rows(object, newdata, all, allow.new.levels, na.action), newdata)
   }
   n <- length(rows$fixed)
-  spread <- object$sigma / sqrt(if (is.null(newdata)) row_weights(object) else rep(1, n))
+  weights <- if (is.null(newdata)) row_weights(object) else rep(1, n)
   pad <- function(values) stats::napredict(rows$na.action, values)
-  draws <- lapply(seq_len(nsim), function(k) pad(one_draw(object, rows, kept) + spread * stats::rnorm(n)))
+  draws <- lapply(seq_len(nsim), function(k) pad(draw_varying(object, one_draw(object, rows, kept), weights)))
   names <- names(pad(stats::setNames(numeric(n), rows$names)))
   result <- structure(stats::setNames(draws, paste0("sim_", seq_len(nsim))), row.names = names, class = "data.frame")
   structure(result, na.action = rows$na.action, seed = state$seed)
@@ -210,7 +201,7 @@ plot.multiVaryingModNN <- function(x, kind = "residuals", input = NULL, groups =
   switch(
     kind,
     curves = plot_curves(x, input, groups, level, ...),
-    shrinkage = plot_shrinkage(x, ...),
+    shrinkage = stats::update(plot_shrinkage(x, ...), ylab = "what its own deviations add to the network (rms)"),
     baseline = plot_baseline(x, ...),
     variances = plot_variances(x, ...),
     ranef = plot_effects(x, factor, level, ...),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BY_FACTOR = ("curves", "shrinkage", "baseline", "variances")
+OWN = "what its own deviations add to the network (rms)"
 OTHERS = ("importance", "partial", "history", "predicted", "residuals")
 
 
@@ -39,7 +40,10 @@ def draw(fit: Any, kind: str, factor: str | None = None, **options: Any) -> Axes
     if kind == "ranef":
         return plot.caterpillar(fit, factor, **options)
     if kind in BY_FACTOR:
-        return plot_varying.draw(FactorView(fit, factor, whole=kind == "curves"), kind, **options)
+        picture = plot_varying.draw(FactorView(fit, factor, whole=kind == "curves"), kind, **options)
+        if kind == "shrinkage":
+            picture.set_ylabel(OWN)  # type: ignore[union-attr]  # one panel
+        return picture
     if factor is not None:
         raise DesignError(f"'{kind}' is a picture of all factors together: leave out factor.")
     return plot_varying.draw(fit, kind, **options)
