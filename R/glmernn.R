@@ -32,7 +32,9 @@
 #'   find the random effects and their variances on all rows; `"lmmnn"` trains on the quadrature likelihood of Simchoni
 #'   and Rosset (2023), for one grouping factor; `"mcem"` is the Monte Carlo EM algorithm of Tschalzev et al. (2024),
 #'   which also fits multinomial models, with or without networks; `"nme"` lets parameters of a network vary by group,
-#'   `(nn.last | g)`, as [lmernn()] does, and gives a fit of class `varyingModNN`, see [varying]. `"auto"` chooses:
+#'   `(nn.last | g)`, by several factors, `(nn.last | culture/person)`, or beside ordinary bars,
+#'   `(nn.last | person) + (1 | school)`, as [lmernn()] does, and gives a fit of class `varyingModNN`, see [varying];
+#'   by several it takes Laplace's approximation, and multinomial models have one such bar alone. `"auto"` chooses:
 #'   `"nme"` for such bars; `"mcem"` for multinomial models and, with networks, where levels have few binary rows or
 #'   crossed factors are large; else `"alternating"` or `"pirls"`.
 #' @param control A named list of settings. Of the optimizer: `tolerance`, `max_evaluations`, `singular_tolerance`,
@@ -227,7 +229,7 @@ estimate_generalized <- function(model, settings) {
   if (length(model$varying)) {
     meta$formula <- deparse1(model$formula)
     reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
-    return(new_varying_fit(model, settings, reply))
+    return((if (is.null(reply$bars)) new_varying_fit else new_several_fit)(model, settings, reply))
   }
   reply <- call_python("fit_generalized", meta, sent$buffers, own_modules(model$networks))
   if (reply$family == "multinomial") {

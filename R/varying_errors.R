@@ -43,9 +43,9 @@ varying_variances <- function(object, rows, deviations) {
 }
 
 # Predictions with limits and standard errors, shaped as those of other fits.
-varying_with_errors <- function(object, eta, rows, deviations, type, se.fit, interval, level, weights, seed) {
+varying_with_errors <- function(object, eta, rows, deviations, type, se.fit, interval, level, weights, seed,
+                                spread = varying_variances(object, rows, deviations)) {
   pad <- function(values) stats::napredict(rows$na.action, stats::setNames(as.vector(values), rows$names))
-  spread <- varying_variances(object, rows, deviations)
   se <- sqrt(spread$variance)
   mean <- isGLMM(object) && type == "response"
   fit <- if (mean) object$family$linkinv(eta) else eta

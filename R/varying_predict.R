@@ -49,6 +49,11 @@ predict.varyingModNN <- function(object, newdata = NULL, re.form = NULL, random.
     averages <- varying_averages(object, rows, unseen, average, seed)
     if (is.matrix(values)) values[unseen, ] <- averages else values[unseen] <- averages
   }
+  shaped_means(object, values, rows, type)
+}
+
+# Means as they are, or as probabilities of classes, or the class with most of it.
+shaped_means <- function(object, values, rows, type) {
   if (type != "response" && !is.matrix(values)) {
     values <- structure(cbind(1 - values, values), dimnames = list(rows$names, response_names(object)))
   }

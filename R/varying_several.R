@@ -27,7 +27,7 @@ new_several_fit <- function(model, settings, reply) {
   fit$parts <- parts
   names <- lapply(parts, `[[`, "columns")
   fit$cnms <- stats::setNames(c(names[-varying], names[varying]), labels)
-  class(fit) <- c("multiVaryingModNN", "varyingModNN", "merModNN")
+  class(fit) <- c("multiVaryingModNN", class(fit))
   fit
 }
 
@@ -96,8 +96,9 @@ VarCorr.multiVaryingModNN <- function(x, sigma = 1, ...) {
   names <- make.unique(vapply(x$parts[at], `[[`, "", "group"))
   found <- unlist(Map(covariances_of_part, x$parts[at], names), recursive = FALSE)
   correlated <- vapply(found, attr, NA, "free")
-  structure(lapply(found, structure, free = NULL), names = vapply(found, attr, "", "term"), sc = x$sigma, useSc = TRUE,
-            correlated = unname(correlated), text = x$variances_text, class = "VarCorr.varyingModNN")
+  structure(lapply(found, structure, free = NULL), names = vapply(found, attr, "", "term"), sc = x$sigma,
+            useSc = !isGLMM(x), correlated = unname(correlated), text = x$variances_text,
+            class = "VarCorr.varyingModNN")
 }
 
 # Covariance matrices of one part: the whole one of an ordinary bar or where all covariances are free, else one a layer.
@@ -131,7 +132,7 @@ isSingular.multiVaryingModNN <- function(x, tol = 1e-4, ...) {
 predict.multiVaryingModNN <- function(object, newdata = NULL, re.form = NULL, random.only = FALSE,
                                         allow.new.levels = FALSE, na.action = stats::na.pass, se.fit = FALSE,
                                         interval = c("none", "confidence", "prediction"), level = 0.95, average = 0,
-                                        seed = 0, type = c("link", "response"), ...) {
+                                        seed = 0, type = c("link", "response", "prob", "class"), ...) {
   extra <- ...names_or_numbers(...)
   if (length(extra)) {
     stop(sprintf("predict() of a network that varies by several bars has no argument '%s'.", extra[1L]), call. = FALSE)
@@ -139,6 +140,7 @@ predict.multiVaryingModNN <- function(object, newdata = NULL, re.form = NULL, ra
   type <- match.arg(type)
   interval <- if (is.logical(interval)) c("none", "prediction")[isTRUE(interval) + 1L] else match.arg(interval)
   check_average(average)
+  check_varying_type(object, type, average)
   with_errors <- se.fit || interval != "none"
   check_varying_errors(object, type, average, random.only, with_errors)
   taken <- several_taken(object, re.form)
@@ -152,11 +154,16 @@ predict.multiVaryingModNN <- function(object, newdata = NULL, re.form = NULL, ra
     object$fitted
   } else {
     other <- if (random.only) -several_values(object, rows, logical(length(taken$varying)), 0, 0) else rows$fixed
-    other + several_values(object, rows, taken$varying, average, seed) + ordinary_part(object, rows, taken$include)
+    other + several_values(object, rows, taken$varying, if (isGLMM(object)) 0 else average, seed) +
+      ordinary_part(object, rows, taken$include)
   }
   if (with_errors) {
     weights <- if (is.null(newdata)) row_weights(object) else 1
-    return(several_with_errors(object, mean, rows, taken, se.fit, interval, level, weights))
+    spread <- several_variances(object, rows, taken)
+    return(varying_with_errors(object, mean, rows, NA, type, se.fit, interval, level, weights, seed, spread))
+  }
+  if (isGLMM(object) && type != "link") {
+    return(several_responses(object, mean, rows, taken, type, average, seed))
   }
   stats::napredict(rows$na.action, stats::setNames(mean, rows$names))
 }
@@ -299,10 +306,11 @@ send_several_fit <- function(object) {
          shape = as_array(shape), in_full = length(dim(part$variances)) == 3L)
   })
   list(
-    meta = list(networks = kept$meta, input_names = as_array(inputs$names), sigma = object$sigma, bars = bars),
+    meta = list(networks = kept$meta, input_names = as_array(inputs$names), sigma = object$sigma, bars = bars,
+                family = object$settings$family),
     buffers = c(kept$buffers, unlist(lapply(object$parts, function(part) {
       c(as_buffers(part$factor), as_buffers(part$effects))
-    }), recursive = FALSE)),
+    }), recursive = FALSE), if (isGLMM(object)) as_buffers(object$phi)),
     modules = own_modules(object$networks$inputs)
   )
 }
@@ -314,13 +322,14 @@ update_random_effects.multiVaryingModNN <- function(object, newdata, ...) {
     stop("newdata must be a data frame.", call. = FALSE)
   }
   frame <- new_frame(object, as_plain_frame(newdata))
-  y <- as.double(observed_in(frame, NULL)$y)
+  observed <- observed_in(frame, object$settings$family)
+  y <- as.double(observed$y)
   if (any(is.infinite(y))) {
     stop(sprintf("the response '%s' has infinite values in the new rows.", names(frame)[1L]), call. = FALSE)
   }
   X <- keep_columns(object, stats::model.matrix(object$fixed$terms, frame, contrasts.arg = object$fixed$contrasts))
   offset <- stats::model.offset(frame)
-  rest <- y - linear_part(object, X, if (is.null(offset)) 0 else offset)
+  fixed <- linear_part(object, X, if (is.null(offset)) 0 else offset)
   network <- object$networks$inputs[[1L]]
   inputs <- network_inputs(network, frame, network$levels)$values
   bars <- c(object$varying, object$bars)
@@ -335,7 +344,7 @@ update_random_effects.multiVaryingModNN <- function(object, newdata, ...) {
   sent <- send_several_fit(object)
   meta <- c(sent$meta, list(rows = nrow(frame), width = ncol(inputs), added = as_array(added)))
   buffers <- c(sent$buffers, unlist(lapply(unname(codes), as_buffers), recursive = FALSE),
-               unlist(columns, recursive = FALSE), as_buffers(inputs), as_buffers(rest))
+               unlist(columns, recursive = FALSE), as_buffers(inputs), responses_sent(object, y, observed$weights, fixed))
   arrays <- call_python("update_several", meta, buffers, sent$modules)$arrays
   for (k in which(added > 0L)) object$parts[[k]] <- longer_part(object$parts[[k]], levels[[k]], arrays, k)
   for (k in seq_along(bars)) {
@@ -343,11 +352,13 @@ update_random_effects.multiVaryingModNN <- function(object, newdata, ...) {
     object$flist[[group]] <- factor(object$flist[[group]], levels[[k]])
   }
   known <- mapply(length, levels) - added
-  with_several_learnt(object, X, inputs, lapply(codes, `+`, 1L), lapply(object$bars, several_columns, frame), known)
+  with_several_learnt(object, X, inputs, lapply(codes, `+`, 1L), lapply(object$bars, several_columns, frame), known,
+                      arrays$information)
 }
 
-# The fit with the rows that have a level after the known ones, which it has learnt from.
-with_several_learnt <- function(object, X, inputs, codes, columns, known) {
+# The fit with the rows that have a level after the known ones, which it has learnt from, and with what each tells of
+# its linear predictor (NULL in linear models).
+with_several_learnt <- function(object, X, inputs, codes, columns, known, information) {
   new <- which(Reduce(`|`, Map(`>`, codes, known)))
   old <- object$added
   rows <- function(values) values[new, , drop = FALSE]
@@ -355,7 +366,8 @@ with_several_learnt <- function(object, X, inputs, codes, columns, known) {
   codes <- unname(lapply(codes, `[`, new))
   object$added <- list(
     X = rbind(old$X, rows(X)), inputs = rbind(old$inputs, rows(inputs)),
-    codes = if (is.null(old)) codes else Map(c, old$codes, codes), columns = joined(old$columns, lapply(columns, rows))
+    codes = if (is.null(old)) codes else Map(c, old$codes, codes), columns = joined(old$columns, lapply(columns, rows)),
+    weights = c(old$weights, information[new])
   )
   object
 }

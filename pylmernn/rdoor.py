@@ -43,7 +43,7 @@ from pylmernn.rprotocol import Reader, read_design, read_fit, read_networks, rea
 from pylmernn.rreplies import Reply, answer, known_text, send_estimates, send_networks
 from pylmernn.rsequences import fit_sequences, sequence_deviance, sequence_values, update_sequences
 from pylmernn.rsettings import read_control
-from pylmernn.rseveral import send_several, several_values, update_several
+from pylmernn.rseveral import send_several, several_averages, several_values, update_several
 from pylmernn.rseveral_answers import several_importance, several_partial_dependence, several_variance
 from pylmernn.rtransitions import compare_transitions, expected_transitions, transition_probabilities
 from pylmernn.rvarying import send_varying, update_varying, varying_averages, varying_values
@@ -61,6 +61,7 @@ __all__ = [
     "sequence_values",
     "transition_probabilities",
     "update_class_effects",
+    "several_averages",
     "several_importance",
     "several_partial_dependence",
     "several_values",

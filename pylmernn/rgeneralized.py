@@ -23,6 +23,7 @@ from pylmernn.glm import check_design, separation
 from pylmernn.rprotocol import Reader, read_design, read_fit, read_new_rows
 from pylmernn.rreplies import Reply, answer, send_draws, send_estimates, send_networks, send_search
 from pylmernn.rsettings import read_control
+from pylmernn.rseveral import send_several
 from pylmernn.rvarying import send_varying
 
 
@@ -40,8 +41,6 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
     control = read_control(settings, meta.get("device", "auto"), meta.get("seed"), generalized=True)
     terms, design = read_design({**meta, "generalized": True}, read)
     check_design(design, family)
-    if design.varying and (design.random or len(design.varying) > 1):
-        raise DesignError(f"{design.varying[-1].label}: in R a generalized model takes one bar of a network alone.")
     method = method_for(design, family, meta.get("method", "auto"), control.dense_limit)
     try:
         with progress_bar(bool(meta.get("progress")), method, "glmernn") as callback:
@@ -50,6 +49,8 @@ def fit_generalized(meta: dict[str, Any], read: Reader) -> Reply:
         raise DesignError(
             f"the model cannot be fitted: {error}; look at the response, the link and the scales."
         ) from None
+    if design.varying and (design.random or len(design.varying) > 1):
+        return send_several(meta["formula"], design, estimates, terms)
     if design.varying:
         return send_varying(meta["formula"], design, estimates)
     if isinstance(estimates, MultinomialEstimates):

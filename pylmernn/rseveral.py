@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pylmernn.families import read_family
 from pylmernn.formula.design import Design, FloatArray, RandomTerm
 from pylmernn.rprotocol import CONVERGED, Reader, read_networks
 from pylmernn.rreplies import Reply, answer, send_networks, send_search
@@ -27,11 +28,15 @@ def send_several(formula: str, design: Design, estimates: SeveralEstimates, term
     The header has ``order`` of the ordinary bars, labels and layers of all that varies, and ``bars``: of each, named
     ``bar0``, ..., its ``places`` among them (none of an ordinary one) and ``shape`` of its factor. The arrays are beta,
     theta_bar, fitted, those of the network, and of each bar k effects (q, d), variances and factor, ``effects0``, ...
+    Generalized models add family, link and phi; their ``fitted`` are linear predictors.
     """
+    from pylmernn.engines.nme_working import is_generalized
     from pylmernn.fit.varying_several import SeveralFit
+    from pylmernn.fit.varying_several_generalized import SeveralGeneralizedFit
 
     frame: Any = SimpleNamespace(formula=formula)  # data frames and what reads them stay in R
-    fit = SeveralFit(design, estimates, frame, {})
+    kind: Any = SeveralGeneralizedFit if is_generalized(estimates) else SeveralFit
+    fit = kind(design, estimates, frame, {})
     header, arrays = send_search(terms, design, estimates.method, estimates.convergence)
     header["networks"], kept = send_networks(estimates.networks, design)
     bars = [*estimates.varying, *estimates.random]
@@ -59,6 +64,10 @@ def send_several(formula: str, design: Design, estimates: SeveralEstimates, term
         arrays |= {f"effects{k}": bar.effects, f"variances{k}": bar.variances, f"factor{k}": bar.factor}
     if estimates.fixed_covariance is not None:
         arrays["fixed_covariance"] = estimates.fixed_covariance
+    family, phi = getattr(estimates, "family", None), getattr(estimates, "phi", None)
+    if family is not None:
+        header |= {"family": family.name, "link": family.link.name}
+        arrays["phi"] = np.atleast_1d(phi)
     return header, arrays | kept
 
 
@@ -73,9 +82,11 @@ def read_several(meta: Mapping[str, Any], read: Reader) -> SeveralEstimates:
 
     ``meta`` has ``networks``, ``sigma``, ``input_names`` and ``bars``: of each ``label`` and ``selector`` (none of an
     ordinary one), ``n_levels``, ``width``, ``shape`` of the factor and ``in_full``. The buffers are those of the
-    network, then factor and effects (q, d) of each bar.
+    network, then factor and effects (q, d) of each bar, and phi where ``meta["family"]`` says that the model is
+    generalized.
     """
     from pylmernn.engines.nme_several import SeveralEstimates
+    from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
     from pylmernn.mean.networks import build
     from pylmernn.mean.varying import select, union
 
@@ -88,7 +99,14 @@ def read_several(meta: Mapping[str, Any], read: Reader) -> SeveralEstimates:
     selected = union(module, chosen, names)
     bars = [_read_bar(bar, read) for bar in meta["bars"]]
     varying = tuple(_with_places(bar, np.array(selected.places(own))) for bar, own in zip(bars, chosen, strict=False))
-    return SeveralEstimates(
+    kind: Any = SeveralEstimates
+    more: dict[str, Any] = {}
+    if meta.get("family"):
+        family, phi = read_family(meta["family"]), read.vector().copy()
+        more = {"family": family, "phi": phi if family.absorbs_constant else float(phi[0])}
+        kind = SeveralGeneralizedEstimates
+    found: SeveralEstimates = kind(
+        **more,
         method="nme",
         REML=False,
         beta=np.empty(0),
@@ -103,6 +121,7 @@ def read_several(meta: Mapping[str, Any], read: Reader) -> SeveralEstimates:
         exact=False,
         convergence=CONVERGED,
     )
+    return found
 
 
 def _read_bar(meta: Mapping[str, Any], read: Reader) -> BarEstimates:
@@ -136,12 +155,34 @@ def several_values(meta: dict[str, Any], read: Reader) -> Reply:
 
 
 @answer
+def several_averages(meta: dict[str, Any], read: Reader) -> Reply:
+    """Means of the response of a generalized model at ``meta["rows"]`` rows, or probabilities, over draws of effects.
+
+    There are ``meta["average"]`` draws, by ``meta["seed"]``, of the effects of levels with code -1. After the fit (see
+    :func:`read_several`) come the codes of each bar, columns of the ordinary ones, the inputs, and offset and
+    ``X beta``.
+    """
+    from pylmernn.engines.nme_several_generalized_predict import averaged_means
+
+    estimates: Any = read_several(meta, read)
+    m, count = meta["rows"], len(estimates.varying)
+    codes = [read.integers() for _ in meta["bars"]]
+    columns = [np.ascontiguousarray(read.matrix(m, bar["width"])) for bar in meta["bars"][count:]]
+    inputs, fixed = np.ascontiguousarray(read.matrix(m, meta["width"])), read.vector().copy()
+    found = averaged_means(estimates, inputs, fixed, codes, columns, meta["average"], meta["seed"])
+    return {}, {"means": found}
+
+
+@answer
 def update_several(meta: dict[str, Any], read: Reader) -> Reply:
     """Effects of new levels from ``meta["rows"]`` rows: ``effects0`` (q', d) and ``variances0``, ... of each bar.
 
     After the fit (see :func:`read_several`) come the codes of each bar, where levels from ``n_levels`` on are new,
     ``meta["added"]`` of them; then columns of the ordinary bars, the inputs, and responses less offset and ``X beta``.
+    Of generalized models come responses, weights, and offset and ``X beta`` instead, and there is ``information``, what
+    each row tells of its linear predictor.
     """
+    from pylmernn.engines.nme_several_generalized_predict import Responses, information_with
     from pylmernn.engines.nme_several_predict import Fresh, new_effects
 
     estimates = read_several(meta, read)
@@ -151,8 +192,14 @@ def update_several(meta: dict[str, Any], read: Reader) -> Reply:
     columns += [np.ascontiguousarray(read.matrix(m, bar["width"])) for bar in meta["bars"][count:]]
     inputs = np.ascontiguousarray(read.matrix(m, meta["width"]))
     fresh = [Fresh(own, added, z) for own, added, z in zip(codes, meta["added"], columns, strict=True)]
-    found = new_effects(estimates, inputs, read.vector().copy(), fresh)
+    rest: Any = read.vector().copy()
+    if meta.get("family"):
+        y, weights, fixed = rest, read.vector().copy(), read.vector().copy()
+        rest = Responses(cast("Any", estimates), y, weights, fixed)
+    found = new_effects(estimates, inputs, rest, fresh)
     arrays: dict[str, FloatArray] = {}
+    if meta.get("family"):
+        arrays["information"] = information_with(cast("Any", estimates), rest, inputs, fresh, found)
     for k, (effects, variances) in enumerate(found):
         arrays |= {f"effects{k}": effects, f"variances{k}": variances}
     return {}, arrays

@@ -26,7 +26,8 @@ def read_whole(meta: Mapping[str, Any], read: Reader) -> tuple[Design, SeveralEs
 
     ``meta`` has what :func:`~pylmernn.rprotocol.read_design` and :func:`~pylmernn.rseveral.read_several` take, the
     former in ``meta["design"]``; ``exact``, and ``added``, the number of later rows. The buffers are the design, the
-    fit, its fitted values, then later rows (:func:`read_rows`).
+    fit, its fitted values, then later rows (:func:`read_rows`), of generalized models with what each tells of its
+    linear predictor.
     """
     _, design = read_design(meta["design"], read)
     estimates = read_several(meta, read)
@@ -37,6 +38,8 @@ def read_whole(meta: Mapping[str, Any], read: Reader) -> tuple[Design, SeveralEs
         for term, bar in zip(design.varying, estimates.varying, strict=True)
     )
     added = read_rows(design, meta["added"], read) if meta["added"] else None
+    if added is not None and meta.get("family"):
+        added = dataclasses.replace(added, weights=read.vector().copy())
     return dataclasses.replace(design, varying=varying), estimates, added
 
 

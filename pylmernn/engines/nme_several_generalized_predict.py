@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pylmernn.engines.nme_generalized_predict import means
 from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
-from pylmernn.engines.nme_several_predict import draw_of, values
+from pylmernn.engines.nme_several_predict import Fresh, draw_of, values
 from pylmernn.engines.nme_working import Rows
 
 FloatArray = NDArray[np.float64]
@@ -53,6 +53,28 @@ def averaged_means(
         found = means(estimates, eta)
         total = found if draw == 0 else total + found
     return total / draws
+
+
+def information_with(
+    estimates: SeveralGeneralizedEstimates,
+    responses: Responses,
+    inputs: FloatArray,
+    fresh: Sequence[Fresh],
+    found: Sequence[tuple[FloatArray, FloatArray]],
+) -> FloatArray:
+    """What rows tell of their linear predictors (m,), once effects of new levels are found from them.
+
+    Parameters are as :func:`pylmernn.engines.nme_several_predict.new_effects` takes and returns them.
+    """
+    bars, count = [*estimates.varying, *estimates.random], len(estimates.varying)
+    grown = [np.concatenate([bar.effects, b]) for bar, (b, _) in zip(bars, found, strict=True)]
+    now = [dataclasses.replace(bar, effects=b) for bar, b in zip(estimates.varying, grown, strict=False)]
+    own = dataclasses.replace(estimates, varying=tuple(now))
+    total = values(own, inputs, [each.codes for each in fresh[:count]])
+    for each, b in zip(fresh[count:], grown[count:], strict=True):
+        assert each.columns is not None
+        total = total + (each.columns * b[each.codes]).sum(axis=1)
+    return responses.working(total)[1]
 
 
 class Responses:

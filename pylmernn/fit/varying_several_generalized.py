@@ -10,7 +10,7 @@ import pandas as pd
 
 from pylmernn.engines.nme_generalized_predict import means
 from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
-from pylmernn.engines.nme_several_generalized_predict import Responses, averaged_means
+from pylmernn.engines.nme_several_generalized_predict import Responses, averaged_means, information_with
 from pylmernn.engines.nme_several_predict import new_effects
 from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
@@ -97,8 +97,8 @@ class SeveralGeneralizedFit(FamilyVerbs, SeveralAnswers, LinearVaryingVerbs):
         level : float, default 0.95
             Of the limits.
         average : int, default 0
-            So many draws of the random effects of levels that are not known, and of bars that ``re_form`` leaves out,
-            over which means are averaged instead.
+            So many draws of the random effects of levels that are not known, and of bars of the network that
+            ``re_form`` leaves out, over which means are averaged instead.
         seed : int, default 0
             Of the draws.
 
@@ -172,9 +172,8 @@ class SeveralGeneralizedFit(FamilyVerbs, SeveralAnswers, LinearVaryingVerbs):
             return means(self.estimates, eta)
         rows, e = asked.rows, self.estimates
         some = several_rows(asked)
-        columns = [new.columns for new in rows.random]
         fixed = rows.offset + rows.X @ e.beta
-        found = averaged_means(e, rows.nets[0], fixed, some.codes, columns, average, seed)
+        found = averaged_means(e, rows.nets[0], fixed, some.codes, some.columns, average, seed)
         found[np.isnan(eta)] = np.nan
         return found
 
@@ -198,10 +197,9 @@ class SeveralGeneralizedFit(FamilyVerbs, SeveralAnswers, LinearVaryingVerbs):
         names, columns = self._level_names(rows, newdata)
         fresh, levels = self._fresh(names, columns)
         responses = Responses(e, y, weights, rows.offset + rows.X @ e.beta)
-        after = self._grown(new_effects(e, rows.nets[0], responses, fresh), levels)
-        eta = after._linear_predictors(after._asked(newdata, None, False))
-        information = responses.working(eta - responses.fixed)[1]
-        return self._with_learnt(after, rows, fresh, information)
+        found = new_effects(e, rows.nets[0], responses, fresh)
+        information = information_with(e, responses, rows.nets[0], fresh, found)
+        return self._with_learnt(self._grown(found, levels), rows, fresh, information)
 
     # ---- text
 
