@@ -184,8 +184,9 @@ def chosen(
     """A candidate for each bar of the network, by the least ``objective + 2 * n_variances``, and what ``fit`` finds.
 
     One bar after the other, the others as they are, from the candidates with the fewest parameters on; then only those
-    beside the ones taken are tried again. With crossed factors the first one that is worse ends it. ``fit`` takes a
-    design, settings, and an earlier fit to begin from or None.
+    beside the ones taken are tried again. With crossed factors two in turn that are worse end it: one alone says
+    little, as a constant of each level is hard to beat by a single direction. ``fit`` takes a design, settings, and an
+    earlier fit to begin from or None.
 
     Raises
     ------
@@ -212,7 +213,7 @@ def chosen(
         for k, each in enumerate(offered):
             worse = 0
             for candidate in [c for c in each if c is not taken[k] and (sweep == 0 or _near(each, c, taken[k]))]:
-                if crossed and worse:  # each fit takes long there
+                if crossed and worse > 1:  # each fit takes long there
                     break
                 trial = [*taken[:k], candidate, *taken[k + 1 :]]
                 criterion, found = tried(trial)

@@ -1,6 +1,7 @@
 """Method "nme" with several bars: with a linear network it is the linear mixed model with the same bars."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import pylmernn
 from pylmernn.covariance import split_theta
 from pylmernn.engines import nme_several, nme_several_model, nme_several_posterior
 from pylmernn.engines.control import Control
+from pylmernn.engines.nme_exact import Candidate
 from pylmernn.engines.nme_several_bars import BarEstimates, cells_of, root_of
+from pylmernn.engines.nme_several_final import chosen
 from pylmernn.engines.nme_several_model import SeveralModel
 from pylmernn.engines.nme_several_posterior import by_engine, expected
 from pylmernn.formula import build
@@ -157,6 +160,24 @@ def test_effects_against_dense_algebra(monkeypatch):
     assert other.objective == pytest.approx(found.objective, rel=1e-10)
     for ours, theirs in zip([*found.b, *found.variances], [*other.b, *other.variances], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-10)
+
+
+def test_directions_are_found_where_one_alone_is_worse_than_a_constant():
+    """With crossed factors, whose search ends after two in turn that are worse; criteria are given."""
+    design, _ = several_terms()
+    first, second, *_ = design.random
+    one = [Candidate(dataclasses.replace(first, label=str(k)), np.eye(2), k) for k in range(6)]
+    criteria, asked = [10.0, 11.0, 4.0, 5.0, 6.0, -99.0], []
+
+    def fit(linear, control, start):
+        k = int(linear.random[0].label)
+        asked.append(k)
+        return SimpleNamespace(objective=criteria[k] - 2 * k)
+
+    crossed = dataclasses.replace(design, random=(first, second))
+    taken, _ = chosen(crossed, [one, [Candidate(second, np.eye(3), 6)]], fit, Control())
+    assert taken[0] is one[2]
+    assert asked == [0, 1, 2, 3, 4, 1, 3, 2]  # beside the one taken again, and at last that one in full
 
 
 def test_cells_and_roots():
