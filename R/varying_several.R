@@ -344,7 +344,8 @@ update_random_effects.multiVaryingModNN <- function(object, newdata, ...) {
   sent <- send_several_fit(object)
   meta <- c(sent$meta, list(rows = nrow(frame), width = ncol(inputs), added = as_array(added)))
   buffers <- c(sent$buffers, unlist(lapply(unname(codes), as_buffers), recursive = FALSE),
-               unlist(columns, recursive = FALSE), as_buffers(inputs), responses_sent(object, y, observed$weights, fixed))
+               unlist(columns, recursive = FALSE), as_buffers(inputs),
+               responses_sent(object, y, observed$weights, fixed))
   arrays <- call_python("update_several", meta, buffers, sent$modules)$arrays
   for (k in which(added > 0L)) object$parts[[k]] <- longer_part(object$parts[[k]], levels[[k]], arrays, k)
   for (k in seq_along(bars)) {

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pylmernn.engines.nme_model import constant_twice
 from pylmernn.engines.nme_predict import network_of
+from pylmernn.engines.nme_working import is_generalized
 from pylmernn.fit.varying_verbs import VaryingVerbs
 from pylmernn.formula.data import as_pandas
 from pylmernn.formula.design import DesignError, FloatArray, NewRows
@@ -78,9 +79,11 @@ class LinearVaryingVerbs(VaryingVerbs):
 
     @property
     def _n_means(self) -> int:
-        """Fixed effects and theta_bar of what varies; a bias that stands for the intercept too counts once."""
+        """Fixed effects and theta_bar of what varies; a bias that is the intercept or thresholds too counts once."""
         e = self.estimates
-        twice = constant_twice(network_of(e).module, e.selected, self.design.X)
+        absorbed = is_generalized(e) and e.family.absorbs_constant
+        X = np.ones((1, 1)) if absorbed else self.design.X
+        twice = constant_twice(network_of(e).module, e.selected, X)
         outputs = e.beta.shape[1] if e.beta.ndim == 2 else 1
         return int(e.beta.size + e.selected.size - outputs * twice)
 

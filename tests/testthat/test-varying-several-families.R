@@ -25,8 +25,8 @@ test_that("a linear network is the model of lme4", {
   skip_without_torch()
   d <- nested_responses()
   fit <- fit_several("count", stats::poisson, "(nn | culture/person) + (1 | school)", d, "c(), standardize = FALSE")
-  theirs <- suppressMessages(lme4::glmer(count ~ x + (1 + x | culture/person) + (1 | school), d, stats::poisson,
-                                         lme4::glmerControl("bobyqa")))
+  formula <- stats::as.formula("count ~ x + (1 + x | culture/person) + (1 | school)")
+  theirs <- suppressMessages(lme4::glmer(formula, d, stats::poisson, lme4::glmerControl("bobyqa")))
   expect_s3_class(fit, c("multiVaryingModNN", "glmerVaryingModNN", "varyingModNN", "merModNN"), exact = TRUE)
   expect_lte(-2 * c(logLik(fit)), -2 * c(logLik(theirs)) + 1e-4)
   expect_equal(c(logLik(fit)), c(logLik(theirs)), tolerance = 1e-5)
