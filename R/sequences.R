@@ -20,7 +20,8 @@
 #'
 #' Akaike's criterion chooses the variances of each bar: one for each number that varies (a full covariance matrix where
 #' these are few and levels many), one in common for all weights of a layer, its biases or the transitions, or zero,
-#' which is the model without the bar. The fit says so where the latter two are chosen.
+#' which is the model without the bar, and the network is then trained anew without it. The fit says so where the latter
+#' two are chosen.
 #'
 #' `vcov()`, and by it `confint()`, take the network and variances as known. Coefficients of a column add up to zero
 #' over the states, and so do all transitions, so the matrix is singular. A move that never occurs has a huge variance.

@@ -22,7 +22,7 @@ from pylmernn.rsettings import read_control
 from pylmernn.rvarying import SHOWN
 
 if TYPE_CHECKING:
-    from pylmernn.engines.nme_crf import SequenceEstimates
+    from pylmernn.engines.nme_crf_estimates import SequenceEstimates
     from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 
 
@@ -106,7 +106,7 @@ def read_sequence_fit(meta: Mapping[str, Any], read: Reader) -> SequenceEstimate
     The buffers are those of the network, beta (p, S), transitions (S, S), factor (D, D) and effects (q, D), where these
     are not empty.
     """
-    from pylmernn.engines.nme_crf import SequenceEstimates
+    from pylmernn.engines.nme_crf_estimates import SequenceEstimates
     from pylmernn.mean.networks import build
     from pylmernn.mean.varying import select
 

@@ -7,14 +7,14 @@ the modes of their posterior by a damped Newton step, ``Sigma := mean(v_i v_i' +
 the last times of each sequence from its first ones, among the epochs in which deviations are fully in. A term has a
 full covariance matrix where it has at most 12 numbers and 4 groups for each variance and covariance, else variances.
 At the end Akaike's criterion chooses between these and fewer variances, or none: see
-:mod:`pylmernn.engines.nme_crf_choice`.
+:mod:`pylmernn.engines.nme_crf_choice`. Without the terms of which none is left the network is trained anew.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import Callback
 from pylmernn.engines.nme_crf_choice import Form, choose, kinds
 from pylmernn.engines.nme_crf_data import absorb_bias, batch_of, check
-from pylmernn.engines.nme_crf_information import fixed_covariance
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates, assembled
 from pylmernn.engines.nme_crf_model import (
     Batch,
     GroupPosterior,
@@ -43,7 +43,7 @@ from pylmernn.engines.nme_generalized import refuse_faithful
 from pylmernn.formula.design import Design, DesignError
 from pylmernn.formula.sequences import Sequences
 from pylmernn.mean.networks import Networks, build, specify, weights_of
-from pylmernn.mean.varying import Selected, select
+from pylmernn.mean.varying import select
 from pylmernn.training.loop import count_matrices, parameter_groups, schedules
 from pylmernn.training.options import GENERALIZED_DECAY
 
@@ -56,60 +56,6 @@ FIRST_VARIANCE = 0.1  # of each number that varies, at first
 AT_LEAST = 8  # sequences of a mini-batch, or a quarter of all where these are fewer
 EPOCHS, STEPS = (40, 200), 1500  # if not given: so many epochs, for so many steps
 ROUNDS, CHANGE, CALM = 150, 0.02, 2  # of EM at the end, and the change of the deviance, so often, that ends it
-
-
-@dataclass(frozen=True)
-class SequenceEstimates:
-    """A fitted sequence model.
-
-    Attributes
-    ----------
-    method : str
-    classes : tuple of str, length S
-        The states.
-    beta : ndarray, shape (p, S)
-    transitions : ndarray, shape (S, S)
-        Of a group of which nothing is known, T_bar; from row to column.
-    networks : Networks
-        With theta_bar; ``fitted`` (n, S) is f without deviations.
-    selected : Selected or None
-        What varies of the network.
-    moves : bool
-        Whether transitions vary.
-    effects : ndarray, shape (q, D)
-        Modes of what varies: of the network, then of transitions row by row.
-    variances : ndarray, shape (q, D, D)
-        Posterior variances.
-    factor : ndarray, shape (D, D)
-        L with ``Sigma = L L'``.
-    fixed_covariance : ndarray, shape (p * S + S * S, p * S + S * S)
-        Of beta and transitions, centred; see :mod:`pylmernn.engines.nme_crf_information`.
-    labels, layers : tuple of str, length D
-        Of what varies.
-    forms : tuple of str
-        Of Sigma, for what varies of the network and for transitions: "full", "diagonal", "common" (a variance for all
-        weights of a layer, for all its biases, for all transitions) or "zero".
-    objective : float
-        -2 log-likelihood, by Laplace's approximation where something varies, given what all groups share.
-    convergence : Convergence
-    """
-
-    method: str
-    classes: tuple[str, ...]
-    beta: FloatArray
-    transitions: FloatArray
-    networks: Networks
-    selected: Selected | None
-    moves: bool
-    effects: FloatArray
-    variances: FloatArray
-    factor: FloatArray
-    fixed_covariance: FloatArray
-    labels: tuple[str, ...]
-    layers: tuple[str, ...]
-    forms: tuple[Form, Form]
-    objective: float
-    convergence: Convergence
 
 
 def fit(
@@ -133,37 +79,20 @@ def fit(
         numbers that vary.
     """
     begun = time.perf_counter()
-    refuse_faithful(design, control or Control())
-    training = SequenceTraining(design, sequences, control or Control())
-    history, best_epoch, stopped = training.run(callback)
-    deviance, message = choose(training)
+    control = control or Control()
+    refuse_faithful(design, control)
+    whole = training = SequenceTraining(design, sequences, control)
+    while True:
+        history, best_epoch, stopped = training.run(callback)
+        deviance, message = choose(training)
+        kept = tuple(term for term in training.design.varying if training.forms[term.net == "crf"] != "zero")
+        if len(kept) == len(training.design.varying):
+            break
+        training = SequenceTraining(dataclasses.replace(design, varying=kept), sequences, control)
     absorb_bias(training.model, design.X)
     text = "; ".join(each for each in (stopped, message) if each)
-    model, posterior = training.model, training.posterior
-    L = training.factor.numpy()
-    return SequenceEstimates(
-        method="nme",
-        classes=design.classes,
-        beta=centred(model.beta.detach().numpy()),
-        transitions=model.transitions.detach().numpy().copy(),
-        networks=training.networks(best_epoch, history),
-        selected=model.selected,
-        moves=model.moves,
-        effects=posterior.u.numpy() @ L.T,
-        variances=L @ posterior.variances.numpy() @ L.T,
-        factor=L,
-        fixed_covariance=fixed_covariance(training),
-        labels=training.labels,
-        layers=training.layers,
-        forms=(training.forms[0], training.forms[1]),
-        objective=deviance,
-        convergence=Convergence(not text, np.zeros(0), len(history["epoch"]), text, time.perf_counter() - begun),
-    )
-
-
-def centred(scores: FloatArray) -> FloatArray:
-    """Scores (..., S) less their mean over the states, which changes no probability."""
-    return scores - scores.mean(axis=-1, keepdims=True)
+    convergence = Convergence(not text, np.zeros(0), len(history["epoch"]), text, time.perf_counter() - begun)
+    return assembled(whole, training, training.networks(best_epoch, history), deviance, convergence)
 
 
 class SequenceTraining:

@@ -9,7 +9,7 @@ that makes the criterion unbiased is 1 of the deviance for each variance there i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,7 +26,10 @@ PRICE, ONE_SIDED = 2.0, 1.0  # of the deviance for each variance: between forms,
 
 
 def choose(training: SequenceTraining) -> tuple[float, str]:
-    """Settle, try fewer variances for each bar, then none, bar after bar as long as the criterion falls.
+    """Settle, try one variance for the numbers of a kind, then none, bar after bar as long as the criterion falls.
+
+    None has to be better than the first form of a bar, too. Where it is not, but better than one variance for all, few
+    of many numbers vary, and the bar gets its first form back.
 
     Returns
     -------
@@ -35,37 +38,57 @@ def choose(training: SequenceTraining) -> tuple[float, str]:
     message : str
         Empty where EM has converged.
     """
-    found = training.settle()
-    for term, size in enumerate(training.model.sizes):
-        if size > count_variances(("common", "common"), training.model.sizes, training.labels)[term] > 0:
-            found = _better(training, found, [(term, "common")], PRICE)[0]
-    falls = True
-    while falls:
-        bars = [k for k, size in enumerate(training.model.sizes) if size and training.forms[k] != "zero"]
-        found, falls = _better(training, found, [(term, "zero") for term in bars], ONE_SIDED)
+    first, found, lost = list(training.forms), training.settle(), [0.0, 0.0]
+    own, fewer = counts(training, first), counts(training, ["common", "common"])
+    for term in range(len(first)):
+        if fewer[term] < own[term]:
+            now = found[0]
+            found, _ = _better(training, found, [(term, "common")], lambda: PRICE * sum(counts(training)))
+            lost[term] = found[0] - now if training.forms[term] == "common" else 0.0
+
+    def one_sided() -> float:
+        each = zip(counts(training), own, lost, strict=True)
+        return ONE_SIDED * sum(min(now, most - gone) if now else 0.0 for now, most, gone in each)
+
+    while True:
+        bars = [term for term, count in enumerate(counts(training)) if count]
+        before = list(training.forms)
+        found, zeros = _better(training, found, [(term, "zero") for term in bars], one_sided)
+        if training.forms == before:
+            break
+    for term, deviance in zip(bars, zeros, strict=True):
+        if training.forms[term] == "common" and deviance < found[0] + ONE_SIDED * fewer[term]:
+            training.forms[term] = first[term]
+            found = training.settle()
     return found
 
 
 def _better(
-    training: SequenceTraining, found: tuple[float, str], changes: Sequence[tuple[int, Form]], price: float
-) -> tuple[tuple[float, str], bool]:
-    """Make the change of a bar's form that lowers the criterion most, if one does."""
-
-    def criterion() -> float:
-        return found[0] + price * sum(count_variances(training.forms, training.model.sizes, training.labels))
-
+    training: SequenceTraining,
+    found: tuple[float, str],
+    changes: Sequence[tuple[int, Form]],
+    price: Callable[[], float],
+) -> tuple[tuple[float, str], list[float]]:
+    """Make the change of a bar's form that lowers the criterion most, if one does; also returns all their deviances."""
     before, state = list(training.forms), training.state()
-    best: tuple[float, Any] = (criterion(), (found, before, state))
+    deviances: list[float] = []
+    best: tuple[float, Any] = (found[0] + price(), (found, before, state))
     for term, form in changes:
         training.restore(state)
         training.forms = [form if k == term else each for k, each in enumerate(before)]
         start(training, term)
-        found = training.settle()
-        if criterion() < best[0]:
-            best = (criterion(), (found, training.forms, training.state()))
+        tried = training.settle()
+        deviances.append(tried[0])
+        if tried[0] + price() < best[0]:
+            best = (tried[0] + price(), (tried, training.forms, training.state()))
     found, training.forms, state = best[1]
     training.restore(state)
-    return found, training.forms != before
+    return found, deviances
+
+
+def counts(training: SequenceTraining, forms: Sequence[Form] | None = None) -> list[int]:
+    """Variances and covariances of each bar in these forms, by default those of now."""
+    return count_variances(training.forms if forms is None else forms, training.model.sizes, training.labels)
 
 
 def start(training: SequenceTraining, term: int) -> None:

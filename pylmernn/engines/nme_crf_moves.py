@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 from pylmernn.mean.crf import pair_marginals
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores, newton_step
 from pylmernn.formula.sequences import Sequences
 from pylmernn.mean.crf import log_steps, marginals, viterbi

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pylmernn.engines.estimates import Convergence
-from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.fit.save_varying import get_selected
 from pylmernn.fit.sequences import SequenceFit
 from pylmernn.formula import ModelFrame

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pylmernn.engines import nme_crf_predict as values
-from pylmernn.engines.nme_crf import SequenceEstimates
 from pylmernn.engines.nme_crf_choice import count_variances
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.engines.nme_crf_model import Batch, SequenceScores
 from pylmernn.fit import rtext
 from pylmernn.fit.likelihood import LogLik
@@ -40,7 +40,8 @@ class SequenceFit(SequenceErrors, TransitionVerbs, VaryingVerbs):
 
     Made by :func:`pylmernn.glmernn` with ``family="crf"``. Akaike's criterion chooses the variances of each bar: one
     for each number that varies (a full covariance matrix where these are few and groups many), one in common for all
-    weights of a layer, its biases or the transitions, or zero, the model without the bar. The summary says so.
+    weights of a layer, its biases or the transitions, or zero, the model without the bar, for which the network is
+    trained anew. The summary says so.
 
     Attributes
     ----------

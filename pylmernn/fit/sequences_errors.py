@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.engines import nme_crf_predict as values
-from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.fit import inference
 from pylmernn.formula.design import Design, DesignError
 

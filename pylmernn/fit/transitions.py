@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pylmernn.engines import nme_crf_moves as moves
-from pylmernn.engines.nme_crf import SequenceEstimates
+from pylmernn.engines.nme_crf_estimates import SequenceEstimates
 from pylmernn.fit.hsic import IndependenceTest, hsic_test
 from pylmernn.formula.design import DesignError, FloatArray
 
@@ -249,6 +249,11 @@ class TransitionVerbs:
         """Names of the groups whose transitions vary."""
         if not self.estimates.moves:
             raise DesignError("transitions do not vary in this model: add a bar such as (crf | dyad).")
+        if not self.estimates.factor[-(len(self.estimates.classes) ** 2) :].any():
+            raise DesignError(
+                "all groups have the same transitions in this fit, as the variances of these are zero: nothing is left "
+                "to compare or to draw; vcov() has standard errors of what all share."
+            )
         return [str(level) for level in self.design.varying[0].levels]
 
     def _positions(self, groups: Any) -> NDArray[np.intp]:

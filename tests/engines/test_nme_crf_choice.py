@@ -1,5 +1,7 @@
 """Akaike's choice between forms of Sigma, beside criteria computed again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,45 @@ def test_a_variance_in_common_is_the_mean_of_its_kind():
     known = 1 - np.diagonal(V.mean(0))
     same = 0.25 * (u[:, [0, 1, 3]] ** 2).mean(0).sum() / known[[0, 1, 3]].sum()
     np.testing.assert_allclose(leap[0, 0] ** 2, same, atol=1e-12)
+
+
+class Table:
+    """A training of 4 weights and 2 transitions whose deviances are given by the forms of Sigma."""
+
+    labels = (*[f"a.weight[1,{k}]" for k in range(4)], "transitions[x,y]", "transitions[y,x]")
+    model = SimpleNamespace(sizes=(4, 2), size=6)
+    v = torch.zeros(3, 6).double()
+
+    def __init__(self, **deviances):
+        self.forms, self.deviances = ["diagonal", "diagonal"], deviances
+        self.restore((torch.eye(6).double(), GroupPosterior(self.v, torch.eye(6).expand(3, 6, 6).double(), 0.0)))
+
+    def settle(self):
+        return self.deviances["_".join(self.forms)], ""
+
+    def state(self):
+        return self.factor, self.posterior
+
+    def restore(self, state):
+        self.factor, self.posterior = state
+
+
+@pytest.mark.parametrize(
+    "alike, less, expected",
+    [
+        (5.9, 2.0, "common"),  # 3 variances fewer are worth 6
+        (6.1, 2.0, "diagonal"),
+        (5.0, 1.1, "common"),  # zero loses more than 1
+        (2.0, 0.9, "zero"),
+        (5.0, 0.9, "diagonal"),  # zero is better than one variance, but loses more than 4 to four
+    ],
+)
+def test_criteria(alike, less, expected):
+    small = {"zero": 100.0, "common": 40.0, "diagonal": 20.0}  # of transitions, all of which count
+    first = {"diagonal": 0.0, "common": alike, "zero": alike + less}
+    every = {f"{a}_{b}": first[a] + small[b] for a in first for b in small}
+    fit = Table(**every)
+    assert choose(fit) == (every[f"{expected}_diagonal"], "")
+    assert fit.forms == [expected, "diagonal"]
+    assert fit.factor[4:, 4:].equal(torch.eye(2).double())
+    assert bool(fit.factor[:4].any()) == (expected != "zero")

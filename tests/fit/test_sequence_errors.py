@@ -77,6 +77,28 @@ def test_covariances_and_intervals(fit, tmp_path):
     pd.testing.assert_series_equal(again.residuals("deviance"), fit.residuals("deviance"))
 
 
+def test_bars_that_go_leave_nothing_behind():
+    data = dyads(16, 20, 2, sd=0.0, seed=3)
+    fit, alone = fitted(" + (nn.last | dyad) + (crf | dyad)", data), fitted("", data)
+    assert fit.estimates.forms == ("zero", "zero")
+    pd.testing.assert_frame_equal(fit.fitted(), alone.fitted())
+    pd.testing.assert_frame_equal(fit.vcov(), alone.vcov())
+    assert float(fit.logLik()) == float(alone.logLik())
+    assert fit.logLik().df == alone.logLik().df
+    table = fit.ranef(condVar=True)
+    assert table["dyad"].shape == (16, 9 + 9)
+    assert not table["dyad"].to_numpy().any()
+    assert not np.concatenate([each.to_numpy() for each in fit.VarCorr().values()], axis=None).any()
+    new = fit.update_ranef(data.head(20).assign(dyad="new"))
+    assert new.ngrps() == {"dyad": 17}
+    assert not new.ranef()["dyad"].to_numpy().any()
+    with pytest.raises(DesignError, match="all groups have the same transitions in this fit"):
+        fit.compare_transitions({f"d{i}": i % 2 for i in range(16)})
+    np.testing.assert_array_equal(fit.transition_probabilities("d3"), fit.transition_probabilities())
+    text = str(fit)
+    assert text.count("its variances are zero, by Akaike's criterion") == 2
+
+
 def test_a_coefficient_is_within_its_errors():
     rng, data = np.random.default_rng(0), dyads(30, 60, 2, sd=0.0, seed=6)
     data["x3"] = rng.normal(size=len(data))  # plays no part

@@ -7,7 +7,7 @@ two_kinds <- function() {
   states <- c("calm", "joy", "row")
   d$state <- sample(states, 480, TRUE)
   for (i in which(d$t > 1)) {
-    shift <- if (startsWith(d$dyad[i], "b") && d$state[i - 1] == "row") c(0, 2, 0) else c(0, 0, 0)
+    shift <- if (startsWith(d$dyad[i], "b") && d$state[i - 1] == "row") c(0, 4, 0) else c(0, 0, 0)
     d$state[i] <- sample(states, 1, prob = exp(shift + c(0, d$x[i], 0)))
   }
   d
