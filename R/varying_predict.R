@@ -249,12 +249,15 @@ update_random_effects.varyingModNN <- function(object, newdata, ...) {
   with_rows_learnt(object, X, inputs, match(as.character(group), rownames(object$effects)), told)
 }
 
+# Rows below those before, if there are any: rbind(NULL, x) adds a row where x has no column.
+below <- function(before, after) if (is.null(before)) after else rbind(before, after)
+
 # The fit with rows from which levels were learnt, for standard errors; of a level that is learnt anew these alone.
 with_rows_learnt <- function(object, X, inputs, codes, weights) {
   old <- object$added
   kept <- which(!old$codes %in% codes)
   object$added <- list(
-    X = rbind(old$X[kept, , drop = FALSE], X), inputs = rbind(old$inputs[kept, , drop = FALSE], inputs),
+    X = below(old$X[kept, , drop = FALSE], X), inputs = below(old$inputs[kept, , drop = FALSE], inputs),
     codes = c(old$codes[kept], codes), weights = c(old$weights[kept], weights)
   )
   object

@@ -366,7 +366,7 @@ with_several_learnt <- function(object, X, inputs, codes, columns, known, inform
   joined <- function(before, after) if (is.null(before)) after else Map(rbind, before, after)
   codes <- unname(lapply(codes, `[`, new))
   object$added <- list(
-    X = rbind(old$X, rows(X)), inputs = rbind(old$inputs, rows(inputs)),
+    X = below(old$X, rows(X)), inputs = below(old$inputs, rows(inputs)),
     codes = if (is.null(old)) codes else Map(c, old$codes, codes), columns = joined(old$columns, lapply(columns, rows)),
     weights = c(old$weights, information[new])
   )

@@ -124,6 +124,18 @@ test_that("levels that were learnt are about as certain as their twins", {
   }
 })
 
+test_that("levels are learnt where there are no linear coefficients too", {
+  skip_without_torch()
+  d <- pupils()
+  twin <- transform(d[d$person == "7", ], person = "twin")
+  for (bars in c("(nn | person)", "(nn | person) + (1 | school)")) {
+    formula <- as.formula(paste("y ~ 0 + nn(x, hidden = c()) +", bars))
+    fit <- suppressWarnings(lmernn(formula, d, control = list(epochs = 2), seed = 1))
+    before <- predict(fit, twin, allow.new.levels = TRUE, se.fit = TRUE)$se.fit
+    expect_true(all(predict(update_random_effects(fit, twin), twin, se.fit = TRUE)$se.fit < before))
+  }
+})
+
 test_that("what random effects add, missing values and refusals", {
   skip_without_torch()
   fit <- pupils_fit("last")
