@@ -16,10 +16,10 @@
 #' that a new person of a known culture has the culture's network. Then `ranef()` has a table for each factor,
 #' `coef()` too, `VarCorr()` all terms, `re.form` may be a formula of bars, and `update_random_effects()` learns new
 #' levels alone: known ones stay as they are. Standard errors take the random effects of all bars jointly; curves and
-#' pictures are of one `factor`. Such models are for [lmernn()].
+#' pictures are of one `factor`.
 #'
 #' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
-#' multinomial model has one output for each class, and all classes' parameters vary together.
+#' multinomial model has one output for each class, all classes' parameters vary together, and by one bar alone.
 #'
 #' Verbs of other fits that are not listed here work too: `fitted()` (means; of several classes probabilities, rows by
 #' classes), `sigma()`, `formula()`, `nobs()`, `deviance()` (-2 times the log-likelihood), [ngrps()], [history()],
@@ -80,6 +80,7 @@ NULL
 # fixed_covariance       p x p, or NULL
 # fitted                 linear predictors, deviations included: n, or n x C
 # exact, df, text, variances_text
+# held_out               list of rows, last, all, noise and kept, or NULL
 # family, phi            of generalized models
 estimate_varying <- function(model, settings) {
   sent <- send_design(model)
@@ -128,7 +129,7 @@ varying_skeleton <- function(model, settings, reply) {
       objective = reply$objective, exact = reply$exact, df = reply$df,
       convergence = c(reply$convergence, list(gradient = arrays$gradient)), scales_differ = reply$scales_differ,
       text = reply$text, variances_text = as.character(unlist(reply$variances_text)),
-      networks = keep_networks(model$networks, reply, model$frame),
+      networks = keep_networks(model$networks, reply, model$frame), held_out = reply$held_out,
       family = if (!is.null(reply$family)) varying_family(reply), phi = arrays$phi
     ),
     class = c(if (!is.null(reply$family)) "glmerVaryingModNN", "varyingModNN", "merModNN")
