@@ -64,10 +64,10 @@ def send_several(formula: str, design: Design, estimates: SeveralEstimates, term
         arrays |= {f"effects{k}": bar.effects, f"variances{k}": bar.variances, f"factor{k}": bar.factor}
     if estimates.fixed_covariance is not None:
         arrays["fixed_covariance"] = estimates.fixed_covariance
-    family, phi = getattr(estimates, "family", None), getattr(estimates, "phi", None)
-    if family is not None:
-        header |= {"family": family.name, "link": family.link.name}
-        arrays["phi"] = np.atleast_1d(phi)
+    if is_generalized(estimates):
+        generalized: Any = estimates
+        header |= {"family": generalized.family.name, "link": generalized.family.link.name}
+        arrays["phi"] = np.atleast_1d(generalized.phi)
     return header, arrays | kept
 
 
