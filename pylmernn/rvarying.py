@@ -48,6 +48,7 @@ def send_varying(formula: str, design: Design, estimates: VaryingEstimates) -> R
         "labels": estimates.selected.labels,
         "layers": estimates.selected.layers,
         "df": fit.logLik().df,
+        "held_out": None if estimates.held_out is None else dataclasses.asdict(estimates.held_out),
         "shape": estimates.factor.shape,
         "text": fit.summary().splitlines(),
         "variances_text": str(fit.VarCorr()).splitlines() if estimates.selected.size <= SHOWN else [],

@@ -36,7 +36,7 @@ from pylmernn.engines.nme_exact import given_trunk
 from pylmernn.engines.nme_loop import Callback as Callback
 from pylmernn.engines.nme_loop import train as train
 from pylmernn.engines.nme_members import Members
-from pylmernn.engines.nme_model import Given, VaryingModel
+from pylmernn.engines.nme_model import Given, HeldOut, VaryingModel
 from pylmernn.engines.nme_settle import given, settle
 from pylmernn.formula.design import Design
 from pylmernn.mean.networks import Networks
@@ -77,6 +77,8 @@ class VaryingEstimates:
         ``exact`` is False.
     exact : bool
     convergence : Convergence
+    held_out : HeldOut, or None
+        Which layers vary, where held-out rows have chosen.
     """
 
     method: str
@@ -93,6 +95,7 @@ class VaryingEstimates:
     objective: float
     exact: bool
     convergence: Convergence
+    held_out: HeldOut | None = None
 
     @property
     def prior_variances(self) -> FloatArray:
@@ -167,6 +170,7 @@ def fit(
         objective=found.objective,
         exact=found.exact,
         convergence=Convergence(found.converged and not stopped, np.zeros(0), len(history["epoch"]), message, seconds),
+        held_out=found.held_out,
     )
 
 
@@ -174,7 +178,7 @@ def estimated(
     model: VaryingModel, REML: bool, control: Control, callback: Callback | None
 ) -> tuple[Given, int, dict[str, list[float]], str]:
     """Train and settle a model; returns what is estimated, the epoch, the history and why training stopped early."""
-    last = model if nme_crossfit.offered(model) else nme_deep.last_model(model, control)
+    last = model if nme_crossfit.offered(model) else nme_deep.last_model(model, lambda own: VaryingModel(own, control))
     if last is None:
         best, history, stopped = train(model, callback)
         model.restore(best.state)

@@ -6,7 +6,8 @@ them, and rows that a member has not learnt from say honestly how much groups di
 - The deviations of all groups, averaged over the members, have principal functions, ordered by what they explain. Each
   member has its own version of them, sums of its features.
 - Variances are those of a mixed model of all rows, each with the mean and the principal functions of the member that
-  has not learnt from it. Akaike's criterion chooses how many functions vary, or a constant of each group alone.
+  has not learnt from it. Akaike's criterion chooses how many functions vary with all their covariances, or a constant
+  of each group alone, or all functions in proportion to their sizes in training, with one factor to estimate.
 - Given these variances the last layer of each member is solved for again, by generalised least squares: deviations
   that were noise have disturbed it in training.
 - They have disturbed the layers below, too. So unless groups plainly differ there are members of which only a constant
@@ -27,17 +28,20 @@ import torch
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
-from pylmernn.engines import exact
-from pylmernn.engines.atfixed import estimates_at_fixed
+from pylmernn.engines import exact, profiled
+from pylmernn.engines.atfixed import estimates_at_fixed, fixed_convergence
 from pylmernn.engines.control import Control
 from pylmernn.engines.crossfitting import fold_trends, some_rows
 from pylmernn.engines.estimates import Estimates
+from pylmernn.engines.newton import Objective, minimize
 from pylmernn.engines.nme_distil import distil
 from pylmernn.engines.nme_exact import DEPENDENT
 from pylmernn.engines.nme_loop import train
 from pylmernn.engines.nme_members import Members
 from pylmernn.engines.nme_model import Given, VaryingModel, last_layer
+from pylmernn.engines.profiled import Problem
 from pylmernn.engines.variances import conditional_variance
+from pylmernn.engines.working import to_working
 from pylmernn.formula.design import Design, RandomTerm, independent_columns
 from pylmernn.mean.mlp import TabularNet
 from pylmernn.training.holdout import Split
@@ -49,7 +53,7 @@ MOST = 6  # principal functions
 NOTHING = 1e-3  # of the largest of them
 WIDEST = 40  # features of a last hidden layer, all of whose covariances members estimate
 ROWS_EACH = 4  # for each number that varies: with fewer rows nothing is left out
-PLAIN = 0.1  # of Akaike's criterion a row by which functions must beat a constant to need no generic members
+PLAIN = 0.1  # as LinearSolver.plain: a share of the residual variance
 
 
 def offered(model: VaryingModel) -> bool:
@@ -70,10 +74,23 @@ def nothing_held(model: VaryingModel) -> Split:
 
 
 class Solver(Protocol):
-    """How a mixed model given networks is estimated."""
+    """How a mixed model given networks is estimated.
+
+    Attributes
+    ----------
+    plain : float
+        Of Akaike's criterion a row, by which functions that beat a constant need no generic members beside them.
+    """
+
+    @property
+    def plain(self) -> float:
+        """See above."""
 
     def estimate(self, design: Design) -> Estimates:
         """All of it."""
+
+    def in_proportion(self, design: Design, near: Estimates) -> Estimates:
+        """The same with a covariance matrix that is a multiple of the identity, searched for near other estimates."""
 
     def at(self, design: Design, given: Estimates) -> tuple[FloatArray, FloatArray]:
         """Coefficients (p,) and effects (q, r) at variances that are given."""
@@ -91,10 +108,21 @@ class LinearSolver:
 
     REML: bool
     control: Control
+    plain: float = PLAIN
 
     def estimate(self, design: Design) -> Estimates:
         """All of it."""
         return exact.fit(design, self.REML, self.control)
+
+    def in_proportion(self, design: Design, near: Estimates) -> Estimates:
+        """With a covariance matrix that is a multiple of the identity."""
+        problem, one = Problem(design, self.REML, self.control.device), identity(design)
+        along = to_working(design.random, problem.transforms, one)
+        search = restricted(problem.search, along[:, None])
+        found = minimize(search, np.array([1.0 / near.sigma]), self.control.tolerance, noise=problem.noise)
+        theta = abs(float(found.x[0])) * one
+        solution = problem.solution(theta)
+        return profiled.estimates_at(problem, theta, solution, fixed_convergence(len(theta)), self.control)
 
     def at(self, design: Design, given: Estimates) -> tuple[FloatArray, FloatArray]:
         """Coefficients (p,) and effects (q, r) at variances that are given."""
@@ -125,6 +153,22 @@ class LinearSolver:
             converged=given.convergence.converged,
             message="" if given.convergence.converged else given.convergence.message,
         )
+
+
+def identity(design: Design) -> FloatArray:
+    """Theta of the one term of a design whose covariance matrix is the identity."""
+    (term,) = design.random
+    return structure(term.covariance).on_diagonal(term.width).astype(np.float64)
+
+
+def restricted(objective: Objective, along: FloatArray) -> Objective:
+    """An objective of x (m,), with its derivatives, as one of z (k,) where ``x = along z``."""
+
+    def search(z: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        value, gradient, hessian = objective(along @ z)
+        return value, along.T @ gradient, along.T @ hessian @ along
+
+    return search
 
 
 @dataclass(frozen=True)
@@ -220,6 +264,11 @@ def chosen(model: VaryingModel, found: Functions, solver: Solver) -> Chosen:
         elif rank > best.rank + 1:
             break
     assert best is not None
+    if most > 1 and len(ranks) > 1:
+        together = solver.in_proportion(linear_design(model, f, columns), best.estimates)
+        criterion = together.objective + 2
+        if criterion < best.criterion:
+            return Chosen(most, together, criterion, constant - criterion)
     return best
 
 
@@ -278,7 +327,7 @@ def finish(members: Members, solver: Solver, again: bool = True) -> Given:
     """
     model = members.model
     found, choice, members.settled_squares = settled_choice(functions(members), solver)
-    if again and choice.gain < PLAIN * model.design.n:
+    if again and choice.gain < solver.plain * model.design.n:
         generic = type(members)(model, generic=True)
         best, _, stopped = train(generic, None)
         generic.restore(best.state, not stopped)

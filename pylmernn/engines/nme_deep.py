@@ -9,28 +9,31 @@ better beyond noise. They also say how much too small variances are that were es
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
-from pylmernn.engines.control import Control
 from pylmernn.engines.nme_crossfit import Solver, finish, offered
 from pylmernn.engines.nme_members import Members
-from pylmernn.engines.nme_model import PORTION, Given, State, VaryingModel
+from pylmernn.engines.nme_model import PORTION, Given, HeldOut, State, VaryingModel
 from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.engines.nme_settle import given, settle
+from pylmernn.formula.design import Design
 
 Tensor = torch.Tensor
+Model = TypeVar("Model", bound=VaryingModel)
 
 FEWEST = 20  # held-out rows for a decision
 
 
-def last_model(model: VaryingModel, control: Control) -> VaryingModel | None:
+def last_model(model: VaryingModel, make: Callable[[Design], Model]) -> Model | None:
     """The model in which the last layer alone varies, where :func:`nme_crossfit.offered` takes it; else None."""
     small = model.design.n * model.selected.size <= PORTION
     if model.selected.linear or model.term.selector or model.diagonal or not small:
         return None
     term = dataclasses.replace(model.term, selector="last")
-    own = VaryingModel(dataclasses.replace(model.design, varying=(term,)), control)
+    own = make(dataclasses.replace(model.design, varying=(term,)))
     return own if offered(own) else None
 
 
@@ -47,26 +50,32 @@ def finish_deep(model: VaryingModel, members: Members, solver: Solver, again: bo
         For :func:`nme_crossfit.finish`.
     """
     found = finish(members, solver, again)
-    held = torch.from_numpy(model.held.member == 0) & ~torch.from_numpy(model.held.whole | members.held.whole)
-    better, inflation = judged(model, members, held.nonzero()[:, 0])
-    if better:
+    held = neither_learnt(model, members)
+    said, inflation = judged(model, members, held)
+    if said.kept == "all":
         model.absorb_scale()
         settled = settle(model)
         root = inflation**0.5  # deviations stay as they are
         variances, factor = inflation * settled.variances, root * settled.factor
-        return dataclasses.replace(settled, sigma=root * settled.sigma, variances=variances, factor=factor), True
+        changed = {"sigma": root * settled.sigma, "variances": variances, "factor": factor}
+        return dataclasses.replace(settled, **changed, held_out=said), True
     embed(model, members.model, found)
     every = torch.arange(model.design.n)
     groups = Groups(model.term.codes, model.term.n_levels, model.selected.size)
-    return given(model, [(every, groups)], found.message), False
+    return dataclasses.replace(given(model, [(every, groups)], found.message), held_out=said), False
 
 
-def judged(model: VaryingModel, members: Members, held: Tensor) -> tuple[bool, float]:
-    """Whether the model predicts rows better than the members, and by what its variances there are too small (or 1)."""
+def neither_learnt(model: VaryingModel, members: Members) -> Tensor:
+    """Rows of known groups from which neither the model nor one of the members has learnt."""
+    held = torch.from_numpy(model.held.member == 0) & ~torch.from_numpy(model.held.whole | members.held.whole)
+    return held.nonzero()[:, 0]
+
+
+def judged(model: VaryingModel, members: Members, held: Tensor) -> tuple[HeldOut, float]:
+    """What rows (m,) say of model and members, and by what the model's variances are too small for them (or 1)."""
     if len(held) < FEWEST or model.factor is None:
-        return False, 1.0
+        return HeldOut(len(held), None, None, None, "last"), 1.0
     squares = model.weights[held] * (model.y[held] - model.X[held] @ model.beta - model.values(held, model.eta)) ** 2
-    gain = members.settled_squares[held] - squares
     codes, root = model.codes[model.rows], model.weights[model.rows].sqrt()
     f, J = model.linearised(model.rows)
     rest = model.y[model.rows] - model.X[model.rows] @ model.beta - f + (J * model.eta[codes]).sum(1)
@@ -75,8 +84,15 @@ def judged(model: VaryingModel, members: Members, held: Tensor) -> tuple[bool, f
     A = model.linearised(held)[1] @ model.factor
     spread = torch.einsum("nk,nkl,nl->n", A, found.score_variances[model.codes[held]], A)
     promised = model.sigma2 + model.weights[held] * spread
+    return compared(members.settled_squares[held], squares), max(1.0, float((squares / promised).mean()))
+
+
+def compared(last: Tensor, every: Tensor) -> HeldOut:
+    """Losses (m,) of the same rows, where the last layer varies and where all do."""
+    gain = last - every
     noise = float(gain.std(correction=0)) / len(gain) ** 0.5
-    return float(gain.mean()) > noise, max(1.0, float((squares / promised).mean()))
+    kept = "all" if float(gain.mean()) > noise else "last"
+    return HeldOut(len(gain), float(last.mean()), float(every.mean()), noise, kept)
 
 
 def embed(model: VaryingModel, last: VaryingModel, found: Given) -> None:

@@ -7,8 +7,9 @@ deviations move to their modes by penalised Gauss-Newton steps on working respon
 multinomial network has one output a class, and all classes' parameters vary together.
 
 Where only the last layer varies and the linear predictor is one number, the model given the layers below is a
-generalized linear mixed model with random slopes of the features: method "pirls" estimates it in the end, if there
-are groups enough for its variances.
+generalized linear mixed model with random slopes of the features. Up to 20,000 rows it is cross-fitted, as that of
+:mod:`pylmernn.engines.nme` (:mod:`pylmernn.engines.nme_generalized_crossfit`); elsewhere method "pirls" estimates it in
+the end, if there are groups enough for its variances.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from pylmernn.covariance import structure
-from pylmernn.engines import pirls, pirls_variances
+from pylmernn.engines import nme_crossfit, pirls, pirls_variances
 from pylmernn.engines.control import Control
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import Callback, VaryingEstimates, train
 from pylmernn.engines.nme_exact import DEPENDENT
+from pylmernn.engines.nme_generalized_crossfit import GeneralizedSolver
+from pylmernn.engines.nme_generalized_members import GeneralizedMembers
 from pylmernn.engines.nme_generalized_model import GeneralizedVaryingModel
 from pylmernn.engines.nme_model import Given, last_layer
 from pylmernn.families import Family
@@ -101,10 +104,7 @@ def fit(
     begun = time.perf_counter()
     model = GeneralizedVaryingModel(design, family, control)
     check_size(model, nAGQ)
-    best, history, stopped = train(model, callback)
-    model.restore(best.state)
-    enough = nAGQ != 1 or has_groups(model)
-    found = given_trunk(model, nAGQ, control) if is_known_model(model) and enough else model.settle()
+    found, epoch, history, stopped = estimated(model, nAGQ, control, callback)
     model.absorb_bias()
     message = "; ".join(text for text in (stopped, found.message) if text)
     convergence = Convergence(
@@ -117,7 +117,7 @@ def fit(
         beta=beta if model.outputs > 1 else beta[:, 0],
         fixed_covariance=found.fixed_covariance,
         sigma=1.0,
-        networks=model.networks(best.epoch, history),
+        networks=model.networks(epoch, history),
         selected=model.selected,
         effects=found.effects,
         variances=found.variances,
@@ -130,6 +130,40 @@ def fit(
         phi=model.phi,
         classes=design.classes,
     )
+
+
+def estimated(
+    model: GeneralizedVaryingModel, nAGQ: int, control: Control, callback: Callback | None
+) -> tuple[Given, int, dict[str, list[float]], str]:
+    """Train and settle a model; returns what is estimated, the epoch, the history and why training stopped early."""
+    if nAGQ == 1 and model.outputs == 1 and nme_crossfit.offered(model):
+        try:
+            return cross_fitted(model, control, callback)
+        except (np.linalg.LinAlgError, DesignError):  # columns that tell classes apart
+            pass
+    best, history, stopped = train(model, callback)
+    model.restore(best.state)
+    enough = nAGQ != 1 or has_groups(model)
+    found = given_trunk(model, nAGQ, control) if is_known_model(model) and enough else model.settle()
+    return found, best.epoch, history, stopped
+
+
+def cross_fitted(
+    model: GeneralizedVaryingModel, control: Control, callback: Callback | None
+) -> tuple[Given, int, dict[str, list[float]], str]:
+    """:func:`estimated` by members that each learn from a part of the rows.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError, DesignError
+        Where the mixed model given the members has no estimates.
+    """
+    members = GeneralizedMembers(model)
+    best, history, stopped = train(members, callback)
+    chosen = best.epoch if members.restore(best.state, not stopped) else len(history["epoch"])
+    found = nme_crossfit.finish(members, GeneralizedSolver(model.family, control), not stopped)
+    model.held = nme_crossfit.nothing_held(model)
+    return found, chosen, history, stopped
 
 
 def refuse_faithful(design: Design, control: Control) -> None:

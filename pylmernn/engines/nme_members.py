@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,17 +111,20 @@ class Random:
         Deviations of the last layers, for networks as they are before they are multiplied by ``scale``.
     factor : Tensor, shape (K, D, D), or None
     sigma2 : Tensor, shape (K,)
+    phi : tuple
+        Dispersions of generalized models.
     """
 
     beta: Tensor
     eta: Tensor
     factor: Tensor | None
     sigma2: Tensor
+    phi: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class MembersState:
-    """What training keeps of an epoch: weights, the rest, and squared errors (n,) at rows not learnt from."""
+    """What training keeps of an epoch: weights, the rest, and losses (n,) at rows not learnt from."""
 
     weights: dict[str, Tensor]
     random: Random
@@ -160,6 +164,7 @@ class Members:
         self.known[torch.from_numpy(codes)] = True
         self.known = self.known.reshape(self.count, -1)
         self.root = model.weights.sqrt()
+        self.importance = (model.weights / model.weights.mean()).float()
         self.solvers = [torch.linalg.pinv(self.root[r, None] * model.X[r]) for r in self.rows]
         zeros = model.y.new_zeros
         self.random = Random(
@@ -195,8 +200,7 @@ class Members:
         rows = torch.stack(drawn)
         eta = (share * self.random.eta).float()
         own = eta[torch.arange(self.count)[:, None], model.codes[rows]]
-        weights = (model.weights / model.weights.mean()).float()[rows]
-        loss = self.learn(model.prepared[rows], self.targets(rows), own, weights) * model.scale**2
+        loss = self.learn(model.prepared[rows], self.targets(rows), own, self.importance[rows]) * model.scale**2
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite in epoch {number}")
         self.solve()
@@ -288,13 +292,17 @@ class Members:
     def criterion(self) -> tuple[float, float, float]:
         """Mean squared errors at rows held out of known groups and of new ones, and both as one number."""
         model, held = self.model, self.held
-        self.squares = model.weights * (model.y - self.out_of_fold()) ** 2
+        self.squares = self.held_out_losses()
         found = []
         for whole in (False, True):
             rows = torch.from_numpy(np.flatnonzero((held.member >= 0) & (held.whole == whole)))
             found.append(float(self.squares[rows].sum() / model.weights[rows].sum()) if len(rows) else float("nan"))
         both = LinearMember.combine(found[0], found[1], held) if self.training.validation > 0 else float("nan")
         return found[0], found[1], both
+
+    def held_out_losses(self) -> Tensor:
+        """Weighted squared errors (n,) at rows, each of the member that has not learnt from it."""
+        return self.model.weights * (self.model.y - self.out_of_fold()) ** 2
 
     def out_of_fold(self) -> Tensor:
         """The mean of each row with its group's deviations, by the member that has not learnt from it, (n,)."""

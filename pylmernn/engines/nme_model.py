@@ -57,6 +57,29 @@ class State:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What rows that were not learnt from say of which layers vary, where a bar lets all of them.
+
+    Attributes
+    ----------
+    rows : int
+        Of known groups, learnt from by neither network.
+    last, all : float
+        Mean loss at these rows where the last layer varies, and where all do: squared error, or deviance.
+    noise : float
+        Standard error of the difference. None, as both losses, where there are too few rows.
+    kept : {"last", "all"}
+        "all" where it is better by more than the noise.
+    """
+
+    rows: int
+    last: float | None
+    all: float | None
+    noise: float | None
+    kept: str
+
+
+@dataclass(frozen=True)
 class Given:
     """What was estimated given theta_bar; see :class:`pylmernn.engines.nme.VaryingEstimates`."""
 
@@ -69,6 +92,7 @@ class Given:
     exact: bool
     converged: bool = True
     message: str = ""
+    held_out: HeldOut | None = None
 
 
 class VaryingModel:

@@ -10,6 +10,7 @@ import numpy as np
 from pylmernn.engines.estimates import Convergence
 from pylmernn.engines.nme import VaryingEstimates
 from pylmernn.engines.nme_generalized import GeneralizedVaryingEstimates
+from pylmernn.engines.nme_model import HeldOut
 from pylmernn.engines.nme_several import SeveralEstimates
 from pylmernn.engines.nme_several_bars import BarEstimates
 from pylmernn.engines.nme_several_generalized import SeveralGeneralizedEstimates
@@ -43,6 +44,7 @@ def put_varying(parts: Parts, e: VaryingEstimates | SeveralEstimates) -> dict[st
         "selected": dataclasses.asdict(e.selected),
         "convergence": convergence,
         "generalized": _put_family(parts, e),
+        "held_out": None if e.held_out is None else dataclasses.asdict(e.held_out),
     }
 
 
@@ -139,6 +141,7 @@ def get_varying(
         "networks": networks,
         "selected": get_selected(meta["selected"]),
         "convergence": Convergence(gradient=parts.arrays["estimates.gradient"], **meta["convergence"]),
+        "held_out": HeldOut(**meta["held_out"]) if meta.get("held_out") else None,
     }
     generalized = meta["generalized"]
     if generalized is None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.engines.nme import VaryingEstimates
+from pylmernn.engines.nme_model import HeldOut
 from pylmernn.engines.nme_predict import averaged, new_effects, values
 from pylmernn.fit.intervals import interval_name
 from pylmernn.fit.likelihood import LogLik
@@ -57,6 +58,15 @@ class VaryingFit(LinearVaryingVerbs, VaryingAnswers):
         self.design, self.estimates, self.frame, self.call = design, estimates, frame, call
 
     # ---- estimates
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Where ``(nn | g)`` lets all layers vary and rows are few: what held-out rows say for and against.
+
+        An object with ``rows``, the mean losses ``last`` and ``all`` where the last layer or all vary, ``noise``, the
+        standard error of their difference, and ``kept``. None where nothing was compared.
+        """
+        return self.estimates.held_out
 
     def ranef(self, condVar: bool = False) -> Deviations:
         """Deviations eta_i of each group, a dict from grouping factor to a table of levels by parameters.

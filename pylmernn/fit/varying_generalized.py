@@ -20,7 +20,7 @@ from pylmernn.fit.varying import VaryingFit
 from pylmernn.fit.varying_answers import is_generic
 from pylmernn.fit.varying_family import TYPES, FamilyVerbs
 from pylmernn.fit.varying_intervals import fit_rows, generalized_frame, group_rows, informed, with_more
-from pylmernn.fit.varying_text import SHOWN
+from pylmernn.fit.varying_text import SHOWN, what_varies
 from pylmernn.formula.design import DesignError, FloatArray, IntArray, NewRows
 
 
@@ -249,6 +249,7 @@ class GeneralizedVaryingFit(FamilyVerbs, VaryingFit):
             f"-2 log-likelihood {how}: {rtext.format_number(e.objective)}",
             "",
             f"{term.label}: {e.selected.size} of {spec.n_parameters} parameters vary",
+            *what_varies(e),
             "Random effects:",
             str(self.VarCorr()) if e.selected.size <= SHOWN else self._layers(),
             f"Number of obs: {self.design.n}, groups: {term.group}, {term.n_levels}",

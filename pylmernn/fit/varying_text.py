@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pylmernn.engines.nme import VaryingEstimates
+from pylmernn.engines.nme_model import HeldOut
 from pylmernn.fit import rtext
 from pylmernn.fit.varcorr import VarCorr
 from pylmernn.formula.design import Design
@@ -27,8 +28,7 @@ def summary_text(design: Design, estimates: VaryingEstimates, formula: str, fixe
         "",
         f"{term.label}: {estimates.selected.size} of {spec.n_parameters} parameters vary",
     ]
-    if estimates.factor.ndim == 2 and estimates.factor.shape[1] < estimates.selected.size:
-        lines.append(f"Deviations of rank {estimates.factor.shape[1]}")
+    lines += what_varies(estimates)
     if estimates.selected.size <= SHOWN:
         lines += ["Random effects:", str(varcorr)]
     else:
@@ -45,6 +45,38 @@ def summary_text(design: Design, estimates: VaryingEstimates, formula: str, fixe
     if estimates.convergence.message:
         lines.append(estimates.convergence.message)
     return "\n".join(lines)
+
+
+def what_varies(estimates: VaryingEstimates) -> list[str]:
+    """Lines that say what of the network varies in the end, where the data have chosen less than the bar lets vary."""
+    factor, learned = estimates.factor, estimates.networks.learned
+    lines = held_out_text(estimates.held_out)
+    if factor.ndim == 1 or factor.shape[1] >= estimates.selected.size:
+        return lines
+    cross_fitted = learned is not None and bool(learned.all())
+    if cross_fitted and not factor[:-1].any():
+        return [*lines, "Only a constant of each group varies: more is not worth its parameters (Akaike's criterion)"]
+    rank = int(np.linalg.matrix_rank(factor)) if cross_fitted else factor.shape[1]
+    return [*lines, f"Deviations of rank {rank}"]
+
+
+def held_out_text(said: HeldOut | None) -> list[str]:
+    """Which layers vary, and why."""
+    if said is None:
+        return []
+    if said.last is None:
+        text = "The last layer alone varies: too few rows are held out to tell whether others do"
+    elif said.kept == "last":
+        text = (
+            f"The last layer alone varies: {said.rows} held-out rows are not predicted better where all do, "
+            f"mean loss {said.last:.4g} and {said.all:.4g} (difference +- {said.noise:.2g})"
+        )
+    else:
+        text = (
+            f"All layers vary: {said.rows} held-out rows are predicted better than where the last one does, "
+            f"mean loss {said.all:.4g} and {said.last:.4g} (difference +- {said.noise:.2g})"
+        )
+    return textwrap.wrap(text, 80)
 
 
 def _layers(estimates: VaryingEstimates) -> str:

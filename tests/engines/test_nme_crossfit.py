@@ -10,7 +10,7 @@ import torch
 import pylmernn
 from pylmernn.engines import nme, nme_crossfit, nme_deep, nme_distil, nme_members
 from pylmernn.engines.control import Control
-from pylmernn.engines.nme_model import VaryingModel
+from pylmernn.engines.nme_model import HeldOut, VaryingModel
 from pylmernn.engines.nme_posterior import Groups, posterior
 from pylmernn.formula import build
 from pylmernn.mean import networks
@@ -136,6 +136,7 @@ def test_the_mean_is_of_generic_members_unless_groups_plainly_differ(monkeypatch
             super().__init__(model, generic)
 
     monkeypatch.setattr(nme, "Members", Counted)
+    monkeypatch.setattr(nme_crossfit, "MOST", 1)
     alike = pylmernn.lmernn(LAST, curves(3, 30, 10, apart=0.0), control=control(30))
     assert made == [False, True]
     assert (alike.estimates.factor[:-1] == 0).all()  # a constant of each group
@@ -247,7 +248,8 @@ def test_all_of_a_network_varies_only_where_rows_say_so(monkeypatch):
     last = pylmernn.lmernn(LAST, data, control=control(6))
     found = {}
     for better in (False, True):
-        monkeypatch.setattr(nme_deep, "judged", lambda *_, better=better: (better, 1.5))
+        said = HeldOut(20, 1.0, 1.0 - better, 0.1, "all" if better else "last")
+        monkeypatch.setattr(nme_deep, "judged", lambda *_, said=said: (said, 1.5))
         found[better] = pylmernn.lmernn(ALL, data, control=control(6))
     np.testing.assert_allclose(found[False].predict(data), last.predict(data), rtol=1e-4, atol=1e-4)
     assert found[False].sigma() == pytest.approx(last.sigma(), rel=1e-6)
@@ -260,7 +262,7 @@ def test_held_out_rows_judge():
     data = curves(7, 40, 12)
     design, _ = build(ALL, data)
     model = VaryingModel(design, control(5))
-    members = nme_members.Members(nme_deep.last_model(model, control(5)))
+    members = nme_members.Members(nme_deep.last_model(model, lambda own: VaryingModel(own, control(5))))
     for number in range(1, 6):
         model.epoch(number)
     held = torch.from_numpy(np.flatnonzero((model.held.member == 0) & ~model.held.whole))
@@ -268,9 +270,13 @@ def test_held_out_rows_judge():
     for shift, better in ((1.0, True), (-1.0, False)):
         members.settled_squares[held] = squares + shift
         found, inflation = nme_deep.judged(model, members, held)
-        assert found == better
+        assert (found.kept == "all") == better
+        assert found.rows == len(held)
+        assert found.last - found.all == pytest.approx(shift)
         assert 1.0 <= inflation <= float((squares / model.sigma2).mean()) + 1.0
-    assert nme_deep.judged(model, members, held[:5]) == (False, 1.0)
+    few, inflation = nme_deep.judged(model, members, held[:5])
+    assert few.kept == "last"
+    assert inflation == 1.0
 
 
 @pytest.mark.parametrize(
