@@ -18,6 +18,10 @@
 #' levels alone: known ones stay as they are. Standard errors take the random effects of all bars jointly; curves and
 #' pictures are of one `factor`.
 #'
+#' Where rows are few, `(nn | g)` lets the last layer alone vary unless held-out rows are predicted better by more. The
+#' summary says which it is. `fit$held_out` has the number of these `rows`, their mean losses (squared errors) where the
+#' `last` layer varies and where `all` do, the standard error of the difference (`noise`) and what was `kept`.
+#'
 #' Fits of [glmernn()] are the same on the scale of the link, by Laplace's approximation, with sigma 1. A network of a
 #' multinomial model has one output for each class, all classes' parameters vary together, and by one bar alone.
 #'
