@@ -110,7 +110,7 @@ def test_so_is_the_linearisation(likeliest, monkeypatch):
     data = straight("Gamma(log)", n=500, nested=True)
     linear = pylmernn.glmernn("y ~ x + (1 + x | person) + (1 | school)", data, family="Gamma(log)")
     design, _ = build(LINEAR + "(nn | person) + (1 | school)", data, family="Gamma")
-    control = settings(20, weight_decay=0.0, validation=0.0)
+    control = settings(8, weight_decay=0.0, validation=0.0)
     found = engine.fit(design, read_family("Gamma(log)"), 1, control)
     assert not found.exact
     assert found.objective == pytest.approx(linear.estimates.objective, abs=0.3)
@@ -241,7 +241,7 @@ def test_averages_against_quadrature():
     e, rows = fit.estimates, data.iloc[:3]
     nothing = np.full(3, -1, np.int32)
     fixed = np.full(3, e.beta[0])
-    draws = averaged_means(e, rows[["x"]].to_numpy(), fixed, [nothing, nothing], [np.ones((3, 1))], 4000, 1)
+    draws = averaged_means(e, rows[["x"]].to_numpy(), fixed, [nothing, nothing], [np.ones((3, 1))], 1500, 1)
     columns = np.column_stack([rows["x"], np.ones(3)])
     spread = ((columns @ e.varying[0].factor) ** 2).sum(axis=1) + e.random[0].factor.item() ** 2
     np.testing.assert_allclose(draws, np.exp(fit.predict(rows, re_form="NA") + spread / 2), rtol=0.1)
@@ -251,7 +251,7 @@ def test_averages_against_quadrature():
 def test_deeper_layers(bars):
     data = curves(2, 6, 4)
     train, test = data[~data["test"]], data[data["test"]]
-    fit = pylmernn.glmernn(f"y ~ nn(x, hidden=c(3)) + {bars}", train, "poisson", seed=1, control=settings(6))
+    fit = pylmernn.glmernn(f"y ~ nn(x, hidden=c(3)) + {bars}", train, "poisson", seed=1, control=settings(5))
     assert not fit.estimates.exact
     assert error(fit, test) < 0.9 * error(fit, test, re_form="NA")
     np.testing.assert_allclose(fit.predict(train), fit.predict(), atol=1e-4)
