@@ -6,6 +6,8 @@ import pytest
 
 import pylmernn
 from pylmernn.engines.control import Control
+from pylmernn.engines.nme_model import HeldOut
+from pylmernn.fit.varying_text import held_out_text
 from pylmernn.formula.design import DesignError
 from pylmernn.training.options import Training
 
@@ -128,3 +130,13 @@ def test_a_file_holds_the_fit(name, request, tmp_path):
 def test_new_rows_need_a_response(last):
     with pytest.raises(DesignError, match="missing"):
         last.update_ranef(ORTHODONT.head(2).assign(distance=np.nan))
+
+
+def test_the_text_says_which_layers_vary_and_why():
+    few = held_out_text(HeldOut(9, None, None, None, "last"))
+    assert "too few rows" in " ".join(few)
+    last = " ".join(held_out_text(HeldOut(40, 0.25, 0.3, 0.02, "last")))
+    assert last.startswith("The last layer alone varies: 40 held-out rows")
+    assert "0.25 and 0.3 " in last
+    assert "0.3 and 0.5 " in " ".join(held_out_text(HeldOut(40, 0.5, 0.3, 0.02, "all")))
+    assert held_out_text(None) == []
