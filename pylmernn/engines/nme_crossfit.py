@@ -256,7 +256,12 @@ def chosen(model: VaryingModel, found: Functions, solver: Solver) -> Chosen:
     best: Chosen | None = None
     constant = np.inf
     for rank in ranks:
-        estimates = solver.estimate(linear_design(model, f, columns[:, :rank]))
+        try:
+            estimates = solver.estimate(linear_design(model, f, columns[:, :rank]))
+        except np.linalg.LinAlgError:
+            if best is None:
+                raise
+            break  # what more functions have not either
         criterion = estimates.objective + (rank * (rank + 3) if rank else 2)
         constant = constant if rank else criterion
         if best is None or criterion < best.criterion:
@@ -265,7 +270,10 @@ def chosen(model: VaryingModel, found: Functions, solver: Solver) -> Chosen:
             break
     assert best is not None
     if most > 1 and len(ranks) > 1:
-        together = solver.in_proportion(linear_design(model, f, columns), best.estimates)
+        try:
+            together = solver.in_proportion(linear_design(model, f, columns), best.estimates)
+        except np.linalg.LinAlgError:
+            return best
         criterion = together.objective + 2
         if criterion < best.criterion:
             return Chosen(most, together, criterion, constant - criterion)

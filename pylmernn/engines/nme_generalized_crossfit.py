@@ -28,6 +28,9 @@ from pylmernn.formula.design import Design
 
 FloatArray = NDArray[np.float64]
 
+OF_CLASSES = ("binomial", "ordinal")
+CERTAIN = 33.0  # logits beyond which a probability is 0 or 1 to the last digit
+
 
 @dataclass(frozen=True)
 class GeneralizedSolver:
@@ -44,11 +47,25 @@ class GeneralizedSolver:
     plain: float = np.inf  # deviances have no scale of their own
 
     def estimate(self, design: Design) -> Estimates:
-        """All of it, by Laplace's approximation."""
-        return pirls.fit(design, self.family, 1, self.control)
+        """All of it, by Laplace's approximation; LinAlgError as :meth:`bounded`."""
+        return self.bounded(pirls.fit(design, self.family, 1, self.control))
+
+    def bounded(self, found: GeneralizedEstimates) -> GeneralizedEstimates:
+        """The same estimates.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            Where classes are told apart for certain: with few rows variances then grow without end.
+        """
+        assert found.eta is not None
+        origin = np.mean(found.phi) if self.family.name == "ordinal" else 0.0  # thresholds may lie anywhere
+        if self.family.name in OF_CLASSES and np.abs(found.eta - origin).max() > CERTAIN:
+            raise np.linalg.LinAlgError("probabilities of 0 and 1")
+        return found
 
     def in_proportion(self, design: Design, near: Estimates) -> Estimates:
-        """With a covariance matrix that is a multiple of the identity."""
+        """With a covariance matrix that is a multiple of the identity; LinAlgError as :meth:`bounded`."""
         assert isinstance(near, GeneralizedEstimates)
         problem = GeneralizedProblem(design, self.family, 1, self.control.device)
         start = problem.point(identity(design), near.beta, near.phi)
@@ -58,7 +75,7 @@ class GeneralizedSolver:
         search = restricted(problem.search, along)
         found = minimize(search, np.append(1.0, start[m:]), self.control.tolerance, noise=1e-9)
         x = along @ np.append(abs(found.x[0]), found.x[1:])
-        return pirls.estimates_at(problem, x, fixed_convergence(len(x)), self.control)
+        return self.bounded(pirls.estimates_at(problem, x, fixed_convergence(len(x)), self.control))
 
     def at(self, design: Design, given: Estimates) -> tuple[FloatArray, FloatArray]:
         """Coefficients (p,) and effects (q, r) that minimise the penalised deviance at variances that are given."""

@@ -169,6 +169,16 @@ def test_where_the_mixed_model_has_no_estimates_there_is_one_network(monkeypatch
     assert not fit.estimates.networks.learned.all()
 
 
+def test_classes_that_are_told_apart_leave_finite_estimates():
+    data = curves("binomial", groups=12)
+    data["y"] = (data["x"] + 0.3 * (data["g"] % 3 - 1) > 0).astype(float)  # for certain within each group
+    fit = pylmernn.glmernn(LAST, data, family="binomial", seed=1, control=control())
+    assert np.abs(fit.estimates.fitted).max() < 33
+    probability = fit.predict(type="response").to_numpy()
+    assert ((probability > 0) & (probability < 1)).all()
+    assert ((probability > 0.5) == data["y"]).mean() > 0.9
+
+
 @pytest.mark.parametrize("options", [{"nAGQ": 2}, {"control": control(3, folds=0)}])
 def test_where_it_is_not_done(options, monkeypatch):
     monkeypatch.setattr(nme_generalized, "cross_fitted", None)
