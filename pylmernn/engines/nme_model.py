@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float64]
 Tensor = torch.Tensor
 
 FULL = 12  # parameters that vary up to which a plain bar has a full covariance matrix
-RANK = 6  # of the deviations beyond
+RANKS, ROWS_EACH = (6, 20), 16  # of the deviations beyond: one for so many rows a level, within these limits
 FIRST_SHARE = 0.2  # of the variance of what beta leaves, which deviations stand for at first
 EM_STEPS = 3  # between two epochs
 LAST_ROUNDS, LAST_STEPS = 15, 20  # given theta_bar
@@ -95,6 +95,12 @@ class Given:
     held_out: HeldOut | None = None
 
 
+def usual_rank(n: int, levels: int) -> int:
+    """Of the deviations of more parameters than a full covariance matrix takes, where the formula asks for none."""
+    least, most = RANKS
+    return max(least, min(most, n // (ROWS_EACH * levels)))
+
+
 class VaryingModel:
     """Network, deviations and variances of one design.
 
@@ -150,7 +156,7 @@ class VaryingModel:
         self.sigma2 = self.scale**2
         self.diagonal = term.covariance == "diag"
         self.reduced = term.covariance == "rr" or (not self.diagonal and self.selected.size > FULL)
-        self.rank = min(term.rank or RANK, self.selected.size, term.n_levels)
+        self.rank = min(term.rank or usual_rank(design.n, term.n_levels), self.selected.size, term.n_levels)
         self.training = training
         self.held = split(design.n, 1, training.validation, training.holdout, term.codes, training.seed)
         self.rows = torch.from_numpy(self.held.learned(0))

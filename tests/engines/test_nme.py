@@ -166,6 +166,11 @@ def test_reduced_rank_step_minimises_its_criterion():
     assert gradient.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize(("rows", "rank"), [(20, 6), (200, 12), (2000, 20)])
+def test_more_rows_a_group_allow_more_dimensions(rows, rank):
+    assert nme_model.usual_rank(100 * rows, 100) == rank
+
+
 def test_reduced_rank_is_asked_for_as_in_glmmTMB():
     data = bending(3, 12, 8)
     fit = pylmernn.lmernn("y ~ nn(x, hidden=c(4)) + rr(nn | g, d = 2)", data, seed=1, control=settings(5))
