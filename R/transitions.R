@@ -39,7 +39,8 @@
 #' @examplesIf pylmernn::python_ready() && reticulate::py_module_available("torch")
 #' set.seed(1)
 #' d <- data.frame(dyad = rep(sprintf("d%d", 1:12), each = 20), t = rep(1:20, 12), x = rnorm(240))
-#' d$state <- sample(c("calm", "row"), 240, TRUE)
+#' change <- rep(c(0.1, 0.7), 6)  # dyads stay in a state, or do not
+#' d$state <- unlist(lapply(change, function(p) c("calm", "row")[1 + cumsum(runif(20) < p) %% 2]))
 #' fit <- glmernn(state ~ nn(x, hidden = 2) + (crf | dyad), d, family = "crf", sequence = "dyad", time = "t",
 #'                control = list(epochs = 2), seed = 1)
 #' transition_probabilities(fit, "d3")
